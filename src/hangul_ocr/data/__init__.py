@@ -1,0 +1,1 @@
+"""From files to tensors: importers, the LMDB store, folds, augmentation and batches."""

@@ -1,0 +1,1 @@
+"""Scores, error analysis and plots on strings, scores and arrays alone."""

@@ -1,0 +1,1 @@
+"""The recogniser: rectifier, backbone, sequence model, classifier, decoders."""

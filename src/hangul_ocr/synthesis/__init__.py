@@ -1,0 +1,1 @@
+"""Rendered Korean words: fonts, words, the renderer and the sample competition."""
