@@ -1,0 +1,307 @@
+"""Where am I, and on what: the folders of a run, its device and number type, seeds, and files that are never half-written.
+
+The same notebooks run on a desk, in Colab and in Kaggle. Everything that differs between the three is decided here.
+PyTorch is imported only by the functions that need it, so that the command line answers ``--help`` at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+COLAB_CONTENT = Path("/content")
+COLAB_DRIVE = COLAB_CONTENT / "drive" / "MyDrive" / "hangul-ocr"
+KAGGLE_INPUT = Path("/kaggle/input")
+KAGGLE_WORKING = Path("/kaggle/working")
+
+#: bfloat16 is fast from Ampere on. Older GPUs (a T4, say) claim to support it and emulate it slowly.
+BFLOAT16_CAPABILITY = (8, 0)
+#: The names that ``accelerate.Accelerator(mixed_precision=...)`` uses.
+ACCELERATE_PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of a run: what people put in, what runs leave, what they hand in."""
+
+    kind: str
+    root: Path
+    input: Path
+    output: Path
+    submissions: Path
+
+    @property
+    def scratch(self) -> Path:
+        """Where files go that can be made again, such as an LMDB: ``output``, but never Google Drive.
+
+        Drive is slow with large files and cannot be memory-mapped.
+        """
+        on_drive = self.output.is_relative_to(COLAB_CONTENT / "drive")
+        return COLAB_CONTENT / "hangul-ocr-scratch" if on_drive else self.output
+
+    @property
+    def sample_competition(self) -> Path:
+        """Where the embedded sample competition lies: ``input/sample``, or under ``output`` if input is read-only."""
+        return (self.output if self.kind == "kaggle" else self.input) / "sample"
+
+    def create_folders(self) -> None:
+        """Create the folders that are missing. Raises ``OSError`` if one cannot be written."""
+        writable = (self.output, self.submissions, self.scratch)
+        for folder in writable if self.kind == "kaggle" else (self.input, *writable):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def find_workspace(start: Path | None = None) -> Workspace:
+    """Return the workspace around ``start`` (the current folder by default).
+
+    ``HANGUL_OCR_ROOT``, ``HANGUL_OCR_INPUT``, ``HANGUL_OCR_OUTPUT`` and ``HANGUL_OCR_SUBMISSIONS`` override each folder.
+    Raises ``RuntimeError`` if the repository is not found.
+    """
+    kind = _kind_of_machine()
+    root = _folder_from_environment("ROOT") or _find_root(start or Path.cwd(), kind)
+    folders = _default_folders(kind, root)
+    for name in folders:
+        folders[name] = _folder_from_environment(name.upper()) or folders[name]
+    return Workspace(kind=kind, root=root, **folders)
+
+
+def _kind_of_machine() -> str:
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        return "kaggle"
+    if "COLAB_RELEASE_TAG" in os.environ or "google.colab" in sys.modules:
+        return "colab"
+    return "local"
+
+
+def _folder_from_environment(name: str) -> Path | None:
+    value = os.environ.get(f"HANGUL_OCR_{name}", "").strip()
+    return Path(value).expanduser().resolve() if value else None
+
+
+def _find_root(start: Path, kind: str) -> Path:
+    start = start.resolve()
+    for folder in (start, *start.parents, PACKAGE_ROOT):
+        if _is_repository(folder):
+            return folder
+    if kind == "local":
+        raise RuntimeError(
+            f"{start}: not inside the hangul-ocr repository; go there, or set HANGUL_OCR_ROOT to a folder"
+        )
+    return KAGGLE_WORKING if kind == "kaggle" else COLAB_CONTENT
+
+
+def _is_repository(folder: Path) -> bool:
+    return (folder / "pyproject.toml").is_file() and (folder / "src" / "hangul_ocr").is_dir()
+
+
+def _default_folders(kind: str, root: Path) -> dict[str, Path]:
+    kept = root
+    if kind == "kaggle":
+        kept = KAGGLE_WORKING
+    elif kind == "colab" and COLAB_DRIVE.is_dir():
+        kept = COLAB_DRIVE
+    data = KAGGLE_INPUT if kind == "kaggle" else kept / "input"
+    return {"input": data, "output": kept / "output", "submissions": kept / "submissions"}
+
+
+def setup_notebook() -> Workspace:
+    """Do what every notebook starts with: find and create the folders, set picture sizes, print one line.
+
+    The Korean font for pictures is ``evaluation.plots.use_korean_font``'s work.
+    """
+    workspace = find_workspace()
+    workspace.create_folders()
+    _set_picture_defaults()
+    print(f"{workspace.kind}: {workspace.root} · {describe_device()}")
+    return workspace
+
+
+def _set_picture_defaults() -> None:
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"figure.dpi": 100, "figure.figsize": (9, 4), "figure.constrained_layout.use": True})
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "axes.grid.axis": "y"})
+
+
+@lru_cache(maxsize=1)
+def pick_device() -> str:
+    """Return ``"cuda"`` if a GPU really computes, else ``"cpu"``.
+
+    Some images ship a PyTorch that was built without the old GPU beside it: ``is_available()`` says yes and the first
+    kernel fails, so one small convolution is run first. (Apple's MPS has no CTC loss and is not used.)
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    try:
+        _try_one_convolution("cuda")
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"the GPU does not work with this PyTorch ({reason}); going on with the CPU", stacklevel=2)
+        return "cpu"
+    return "cuda"
+
+
+def _try_one_convolution(device: str) -> None:
+    import torch
+
+    image, kernel = torch.ones(1, 1, 4, 4, device=device), torch.ones(1, 1, 3, 3, device=device)
+    if torch.nn.functional.conv2d(image, kernel).sum().item() != 36:
+        raise RuntimeError("a convolution gave a wrong result")
+
+
+def pick_number_type(device: str | None = None) -> str:
+    """Return ``"bfloat16"``, ``"float16"`` (needs a gradient scaler) or ``"float32"`` for ``device`` (default: the picked one).
+
+    ``ACCELERATE_PRECISION`` translates the answer into accelerate's words.
+    """
+    import torch
+
+    if not str(device or pick_device()).startswith("cuda"):
+        return "float32"
+    capability = torch.cuda.get_device_capability(device)
+    return "bfloat16" if capability >= BFLOAT16_CAPABILITY else "float16"
+
+
+def describe_device() -> str:
+    """Return one line for people: the device, its memory or cores, and the number type."""
+    import torch
+
+    device = pick_device()
+    if device == "cpu":
+        return f"CPU, {cpu_count()} cores, {pick_number_type(device)}"
+    properties = torch.cuda.get_device_properties(0)
+    return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {pick_number_type(device)}"
+
+
+def cpu_count() -> int:
+    """Return the number of cores this process may use (fewer than the machine's in a container that pins them)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and PyTorch's global generators (``0 <= seed < 2**32``).
+
+    Our own code takes generators as arguments; timm, PyTorch's layers and augmentation draw from the global ones.
+    """
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries draw from the legacy generator
+    torch.manual_seed(seed)
+
+
+def environment_record() -> dict[str, Any]:
+    """Return what is needed to explain a run later, ready for JSON: versions, device, cores, platform, git commit."""
+    device = pick_device()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "workspace": _kind_of_machine(),
+        "device": describe_device(),
+        "device_type": device,
+        "number_type": pick_number_type(device),
+        "cpu_count": cpu_count(),
+        "git": git_commit(PACKAGE_ROOT),
+        "packages": _package_versions(),
+    }
+
+
+def git_commit(root: Path) -> dict[str, Any] | None:
+    """Return ``{"commit": hash, "changed": bool}`` of the repository whose top is ``root``, or None if there is none."""
+    top = _git(root, "rev-parse", "--show-toplevel")
+    # A package installed below somebody else's repository must not be recorded with that repository's commit.
+    if top is None or Path(top).resolve() != root.resolve():
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    return {"commit": commit, "changed": changed} if commit else None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _package_versions() -> dict[str, str]:
+    try:
+        required = metadata.requires("hangul-ocr") or []
+    except metadata.PackageNotFoundError:
+        required = ["torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "pillow", "opencv-python-headless"]
+    names = sorted({_leading_name(line) for line in required if "extra ==" not in line}, key=str.lower)
+    return {name: version for name in names if (version := _version_of(name))}
+
+
+def _leading_name(requirement: str) -> str:
+    end = next((i for i, c in enumerate(requirement) if not (c.isalnum() or c in "-_.")), len(requirement))
+    return requirement[:end]
+
+
+def _version_of(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def atomic_write_text(path: Path, text: str, encoding: str = "utf-8") -> None:
+    """Write ``text`` to ``path`` whole or not at all: aside, flushed to the disk, then renamed. Creates the folder.
+
+    Raises ``OSError``; on a full disk its message says what to do, and an older ``path`` is left as it was.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_aside_and_rename(path, text.encode(encoding))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        advice = "the disk is full; free some space and run the same command again, nothing already written is lost"
+        raise OSError(error.errno, advice, str(path)) from error
+
+
+def _write_aside_and_rename(path: Path, content: bytes) -> None:
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    """Return the process's umask: ``mkstemp`` makes files that only their owner reads, which nobody asked for."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented UTF-8 JSON, like :func:`atomic_write_text`. Raises ``TypeError`` if it is not JSON-able."""
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
