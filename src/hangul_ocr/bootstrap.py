@@ -105,8 +105,8 @@ def _refuse_to_install_pytorch(missing: list[str]) -> None:
         return
     have = ", ".join(f"{name} {_installed_version(name) or 'missing'}" for name in sorted(PYTORCH))
     raise RuntimeError(
-        f"needs {' and '.join(missing)} (here: {have}), which this cell never installs: choose a newer image or runtime "
-        "of Colab or Kaggle, or install matching builds of both yourself with pip install torch torchvision"
+        f"needs {' and '.join(missing)} (here: {have}), which this cell never installs: choose a newer runtime of Colab "
+        "or environment of Kaggle, or install matching builds yourself with pip install torch torchvision"
     )
 
 
@@ -149,7 +149,7 @@ def _run_pip(arguments: list[str]) -> None:
 
 
 def check_installation() -> list[str]:
-    """Return what is wrong with this installation, in words: requirements not met, or a torchvision of another build."""
+    """Return what is wrong with this installation, in words: requirements not met, a torchvision of another build."""
     problems = [f"{line} is not installed" for line in missing_requirements()]
     try:
         import torchvision

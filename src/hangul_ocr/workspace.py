@@ -1,4 +1,4 @@
-"""Where am I, and on what: the folders of a run, its device and number type, seeds, and files that are never half-written.
+"""Where am I, and on what: the folders of a run, device and number type, seeds, and files that are never half-written.
 
 The same notebooks run on a desk, in Colab and in Kaggle. Everything that differs between the three is decided here.
 PyTorch is imported only by the functions that need it, so that the command line answers ``--help`` at once.
@@ -29,7 +29,6 @@ KAGGLE_WORKING = Path("/kaggle/working")
 
 #: bfloat16 is fast from Ampere on. Older GPUs (a T4, say) claim to support it and emulate it slowly.
 BFLOAT16_CAPABILITY = (8, 0)
-#: The names that ``accelerate.Accelerator(mixed_precision=...)`` uses.
 ACCELERATE_PRECISION = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
 
 
@@ -67,7 +66,8 @@ class Workspace:
 def find_workspace(start: Path | None = None) -> Workspace:
     """Return the workspace around ``start`` (the current folder by default).
 
-    ``HANGUL_OCR_ROOT``, ``HANGUL_OCR_INPUT``, ``HANGUL_OCR_OUTPUT`` and ``HANGUL_OCR_SUBMISSIONS`` override each folder.
+    The variables ``HANGUL_OCR_ROOT``, ``HANGUL_OCR_INPUT``, ``HANGUL_OCR_OUTPUT`` and ``HANGUL_OCR_SUBMISSIONS``
+    override each folder.
     Raises ``RuntimeError`` if the repository is not found.
     """
     kind = _kind_of_machine()
@@ -97,9 +97,7 @@ def _find_root(start: Path, kind: str) -> Path:
         if _is_repository(folder):
             return folder
     if kind == "local":
-        raise RuntimeError(
-            f"{start}: not inside the hangul-ocr repository; go there, or set HANGUL_OCR_ROOT to a folder"
-        )
+        raise RuntimeError(f"{start}: not inside the hangul-ocr repository; go there, or set HANGUL_OCR_ROOT")
     return KAGGLE_WORKING if kind == "kaggle" else COLAB_CONTENT
 
 
@@ -165,9 +163,9 @@ def _try_one_convolution(device: str) -> None:
 
 
 def pick_number_type(device: str | None = None) -> str:
-    """Return ``"bfloat16"``, ``"float16"`` (needs a gradient scaler) or ``"float32"`` for ``device`` (default: the picked one).
+    """Return ``"bfloat16"``, ``"float16"`` (needs a gradient scaler) or ``"float32"``, whichever runs fast on ``device``.
 
-    ``ACCELERATE_PRECISION`` translates the answer into accelerate's words.
+    The default is the picked device. :func:`number_type_for` says the same in accelerate's words.
     """
     import torch
 
@@ -175,6 +173,11 @@ def pick_number_type(device: str | None = None) -> str:
         return "float32"
     capability = torch.cuda.get_device_capability(device)
     return "bfloat16" if capability >= BFLOAT16_CAPABILITY else "float16"
+
+
+def number_type_for(device: str | None = None) -> str:
+    """Return ``"bf16"``, ``"fp16"`` or ``"no"`` for ``accelerate.Accelerator(mixed_precision=...)``."""
+    return ACCELERATE_PRECISION[pick_number_type(device)]
 
 
 def describe_device() -> str:
@@ -225,7 +228,7 @@ def environment_record() -> dict[str, Any]:
 
 
 def git_commit(root: Path) -> dict[str, Any] | None:
-    """Return ``{"commit": hash, "changed": bool}`` of the repository whose top is ``root``, or None if there is none."""
+    """Return ``{"commit": hash, "changed": bool}`` of the repository whose top is ``root``, None if there is none."""
     top = _git(root, "rev-parse", "--show-toplevel")
     # A package installed below somebody else's repository must not be recorded with that repository's commit.
     if top is None or Path(top).resolve() != root.resolve():
@@ -303,5 +306,5 @@ def _umask() -> int:
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON, like :func:`atomic_write_text`. Raises ``TypeError`` if it is not JSON-able."""
+    """Write ``value`` as indented UTF-8 JSON, as :func:`atomic_write_text` does. Raises ``TypeError`` for other objects."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
