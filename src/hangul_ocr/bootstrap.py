@@ -88,7 +88,7 @@ def install_missing(root: Path = REPOSITORY_ROOT) -> list[str]:
     stale = [line for line in missing if _installed_version(_parse(line).name)]
     if missing:
         print(f"installing {', '.join(missing)}", flush=True)
-        _run_pip(["--constraint", str(_constraints_file()), *missing])
+        _install_requirements(missing)
     _install_package(root)
     importlib.invalidate_caches()
     if stale:
@@ -105,25 +105,19 @@ def _refuse_to_install_pytorch(missing: list[str]) -> None:
         return
     have = ", ".join(f"{name} {_installed_version(name) or 'missing'}" for name in sorted(PYTORCH))
     raise RuntimeError(
-        f"needs {' and '.join(missing)} (here: {have}), which this cell never installs: choose a newer runtime of Colab "
-        "or environment of Kaggle, or install matching builds yourself with pip install torch torchvision"
+        f"needs {' and '.join(missing)} (here: {have}), which this cell never installs: choose a newer runtime (Colab) "
+        "or environment (Kaggle), or install matching builds yourself with pip install torch torchvision"
     )
 
 
-def _constraints_file() -> Path:
-    """Write the versions to hold, so that no new package's own requirements can replace them."""
-    lines = [f"{name}=={version}" for name in HELD if (version := _installed_version(name))]
-    if (numpy_line := _required_numpy()) is not None:
-        lines = [line for line in lines if not line.startswith("numpy==")] + [numpy_line]
-    handle, name = tempfile.mkstemp(prefix="hangul-ocr-held-", suffix=".txt", text=True)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
-    return Path(name)
-
-
-def _required_numpy() -> str | None:
-    """Return the requirement of a NumPy that is too old for us: that one has to move."""
-    return next((line for line in missing_requirements() if _in(line, frozenset({"numpy"}))), None)
+def _install_requirements(missing: list[str]) -> None:
+    """Install ``missing`` with what they need in turn, which must not replace PyTorch or a NumPy that will do."""
+    moving = {_canonical(_parse(line).name) for line in missing}
+    held = [f"{name}=={version}" for name in HELD if name not in moving and (version := _installed_version(name))]
+    with tempfile.TemporaryDirectory(prefix="hangul-ocr-") as folder:
+        constraints = Path(folder) / "held.txt"
+        constraints.write_text("\n".join(held) + "\n", encoding="utf-8")
+        _run_pip(["--constraint", str(constraints), *missing])
 
 
 def _install_package(root: Path) -> None:

@@ -163,7 +163,7 @@ def _try_one_convolution(device: str) -> None:
 
 
 def pick_number_type(device: str | None = None) -> str:
-    """Return ``"bfloat16"``, ``"float16"`` (needs a gradient scaler) or ``"float32"``, whichever runs fast on ``device``.
+    """Return ``"bfloat16"``, ``"float16"`` (needs a gradient scaler) or ``"float32"``: what runs fast on ``device``.
 
     The default is the picked device. :func:`number_type_for` says the same in accelerate's words.
     """
@@ -306,5 +306,5 @@ def _umask() -> int:
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON, as :func:`atomic_write_text` does. Raises ``TypeError`` for other objects."""
+    """Write ``value`` as indented UTF-8 JSON, as :func:`atomic_write_text` does. Raises ``TypeError`` if JSON cannot."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
