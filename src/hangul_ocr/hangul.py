@@ -22,6 +22,7 @@ FINALS = ("",) + tuple("ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄ�
 
 ASCII = string.digits + string.ascii_letters + string.punctuation
 PLACEHOLDERS = frozenset({"xx", "xxx"})
+UNKNOWN_CLASS = -1  # a time step of which nobody knows what it shows
 
 
 class HangulOcrError(Exception):

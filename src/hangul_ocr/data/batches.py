@@ -1,0 +1,223 @@
+"""From crops to tensors: each crop keeps its ratio, and crops of one shape share a batch.
+
+A training step is one number: it names its crops, their changes and their order, whatever came before it. So a run
+can start again at any step and see what it would have seen, and processes can share a step without talking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hangul_ocr.data.augment import augment
+from hangul_ocr.data.images import decode_trusted
+from hangul_ocr.data.lmdb_store import LmdbReader
+from hangul_ocr.hangul import UNKNOWN_CLASS, Alphabet, ctc_steps_needed
+from hangul_ocr.settings import ModelSettings
+
+# The long side of a batch in short sides; finer where most words are.
+RATIOS = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 16)
+TALL = 1.3
+SMALLEST_GROUP = 4
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A decoded crop: ``image`` (H, W, 3) uint8 RGB, and ``centres`` (n, 2) in 0..1 where a renderer knows them."""
+
+    key: str
+    image: np.ndarray
+    text: str
+    centres: np.ndarray | None = None
+
+
+class CropSource(Protocol):
+    """Anything that returns its ``index``-th crop, changed as ``rng`` says."""
+
+    def __len__(self) -> int: ...
+
+    def crop(self, index: int, rng: np.random.Generator) -> Crop: ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """Crops of one shape: ``images`` (N, H, W, C) uint8; ``frames`` (N, T) as in :func:`frame_labels`."""
+
+    images: Tensor
+    keys: list[str]
+    texts: list[str]
+    targets: list[list[int]]
+    frames: Tensor
+
+    @property
+    def unwritable(self) -> int:
+        """How many labels need more time steps than this shape has (CTC alone cannot learn them)."""
+        return sum(ctc_steps_needed(target) > self.frames.shape[1] for target in self.targets)
+
+
+def batch_shape(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Return (height, width) in pixels of the batch that a crop of this size goes to: the nearest ratio."""
+    tall = height > TALL * width
+    ratio = max(height, width) / min(height, width) if tall or width > height else 1.0
+    nearest = min(RATIOS, key=lambda r: abs(np.log(r / ratio)))
+    long_side = int(nearest * short_side)
+    return (long_side, short_side) if tall else (short_side, long_side)
+
+
+def resize(image: np.ndarray, shape: tuple[int, int], grey: bool) -> np.ndarray:
+    """Return ``image`` (H, W, 3) as (height, width, C) uint8 in ``shape``, C = 1 if ``grey``."""
+    if grey and image.shape[2] == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    shrinks = image.shape[0] > shape[0]
+    resized = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.reshape(*shape, -1)
+
+
+class LmdbCrops:
+    """The crops of an LMDB, or of some rows of it, augmented on reading."""
+
+    def __init__(self, reader: LmdbReader, rows: Sequence[int] | None = None, strength: float = 0.0) -> None:
+        self.reader, self.strength = reader, strength
+        self.rows = list(range(len(reader))) if rows is None else list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def crop(self, index: int, rng: np.random.Generator) -> Crop:
+        """Return the ``index``-th of the chosen rows."""
+        sample = self.reader[self.rows[index]]
+        return Crop(sample.key, augment(decode_trusted(sample.image), rng, self.strength), sample.text)
+
+
+def make_groups(crops: Sequence[Crop], model: ModelSettings, alphabet: Alphabet) -> list[Group]:
+    """Sort crops by shape into groups; a shape with few crops joins the next longer one, so no group is tiny."""
+    by_shape: dict[tuple[int, int], list[Crop]] = {}
+    for crop in crops:
+        shape = batch_shape(crop.image.shape[1], crop.image.shape[0], model.short_side)
+        by_shape.setdefault(shape, []).append(crop)
+    return [_group(shape, rows, model, alphabet) for shape, rows in _merged(by_shape)]
+
+
+def _merged(by_shape: dict[tuple[int, int], list[Crop]]) -> list[tuple[tuple[int, int], list[Crop]]]:
+    """Join shapes with fewer than ``SMALLEST_GROUP`` crops to the next longer one of the same direction."""
+    result: list[tuple[tuple[int, int], list[Crop]]] = []
+    for tall in (False, True):
+        shapes = sorted(shape for shape in by_shape if (shape[0] > shape[1]) == tall)
+        waiting: list[Crop] = []
+        for shape in shapes:
+            waiting = waiting + by_shape[shape]
+            if len(waiting) >= SMALLEST_GROUP or shape == shapes[-1]:
+                result.append((shape, waiting))
+                waiting = []
+    return result
+
+
+def _group(shape: tuple[int, int], crops: list[Crop], model: ModelSettings, alphabet: Alphabet) -> Group:
+    images = np.stack([resize(crop.image, shape, model.grey) for crop in crops])
+    targets = [alphabet.encode(crop.text) for crop in crops]
+    steps = max(shape) // model.along_stride
+    frames = np.full((len(crops), steps), UNKNOWN_CLASS, dtype=np.int64)
+    axis = 1 if shape[0] > shape[1] else 0
+    for row, crop, target in zip(frames, crops, targets, strict=True):
+        if crop.centres is not None:
+            row[:] = frame_labels(target, crop.centres[:, axis], steps)
+    return Group(
+        torch.from_numpy(images), [c.key for c in crops], [c.text for c in crops], targets, torch.from_numpy(frames)
+    )
+
+
+def frame_labels(classes: Sequence[int], places: Sequence[float], steps: int) -> np.ndarray:
+    """Return (steps,) with each character's class at its place, blanks well away from all, ``UNKNOWN_CLASS`` between.
+
+    ``places`` are positions along the text in 0..1. A crop whose characters are too narrow for the grid (two in one
+    step, or equal neighbours without a step between) gives ``UNKNOWN_CLASS`` throughout: CTC alone decides there.
+    """
+    labels = np.full(steps, UNKNOWN_CLASS, dtype=np.int64)
+    positions = np.asarray(places, dtype=np.float64) * steps
+    cells = np.clip(positions.astype(int), 0, steps - 1)
+    gaps = np.diff(cells)
+    same = np.array([a == b for a, b in zip(classes, classes[1:], strict=False)], dtype=bool)
+    if len(cells) != len(classes) or (gaps < 1).any() or (gaps[same] < 2).any():
+        return labels
+    distance = np.abs(np.arange(steps)[:, None] + 0.5 - positions[None, :]).min(axis=1)
+    labels[distance > 1.0] = 0
+    labels[cells] = classes
+    return labels
+
+
+class TrainingSteps(Dataset):
+    """The optimiser steps of a stage; item ``k`` is step ``k``'s groups, for this process's share of its crops.
+
+    Crops come from ``real`` in a new order each epoch and, for ``synthetic_share`` of a step, from ``synthetic``.
+    """
+
+    def __init__(
+        self,
+        model: ModelSettings,
+        alphabet: Alphabet,
+        crops_per_step: int,
+        seed: int,
+        *,
+        real: CropSource | None = None,
+        synthetic: CropSource | None = None,
+        synthetic_share: float = 1.0,
+            process: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.model, self.alphabet, self.seed = model, alphabet, seed
+        self.real, self.synthetic, self.process = real, synthetic, process
+        share = 1.0 if real is None else synthetic_share if synthetic is not None else 0.0
+        self.n_synthetic = round(crops_per_step * share)
+        self.n_real = crops_per_step - self.n_synthetic
+
+    def __getitem__(self, step: int) -> list[Group]:
+        rank, world = self.process
+        crops = [self._crop(step, place) for place in range(rank, self.n_real + self.n_synthetic, world)]
+        groups = make_groups(crops, self.model, self.alphabet)
+        order = np.random.default_rng([self.seed, step]).permutation(len(groups))
+        return [groups[i] for i in order]
+
+    def _crop(self, step: int, place: int) -> Crop:
+        rng = np.random.default_rng([self.seed, step, place])
+        if place < self.n_real:
+            return self.real.crop(self._row(step * self.n_real + place), rng)
+        return self.synthetic.crop(step * self.n_synthetic + place - self.n_real, rng)
+
+    def _row(self, position: int) -> int:
+        """Return the row at ``position`` of the endless sequence of seeded epochs."""
+        epoch, place = divmod(position, len(self.real))
+        return int(self._order(epoch)[place])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch, self._rows = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.real))
+        return self._rows
+
+
+def fixed_groups(
+    source: CropSource, model: ModelSettings, alphabet: Alphabet, largest: int = 128, seed: int = 0
+) -> list[Group]:
+    """Return all crops of a source in groups of at most ``largest``, for validation (a set that fits in memory)."""
+    crops = [source.crop(i, np.random.default_rng([seed, i])) for i in range(len(source))]
+    by_shape = make_groups(crops, model, alphabet)
+    return [part for group in by_shape for part in _split(group, largest)]
+
+
+def _split(group: Group, largest: int) -> list[Group]:
+    cuts = range(0, len(group.texts), largest)
+    return [
+        Group(
+            group.images[i : i + largest],
+            group.keys[i : i + largest],
+            group.texts[i : i + largest],
+            group.targets[i : i + largest],
+            group.frames[i : i + largest],
+        )
+        for i in cuts
+    ]

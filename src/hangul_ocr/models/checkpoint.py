@@ -1,0 +1,147 @@
+"""Weights on disk: one safetensors file that says what it is. Nothing is ever unpickled.
+
+The header's ``hangul_ocr`` entry is JSON with the model's settings and its alphabet, so a file can be loaded knowing
+nothing else. Files appear whole or not at all: they are written aside and renamed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hangul_ocr.hangul import Alphabet, HangulOcrError
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import ModelSettings
+
+HEADER = "hangul_ocr"
+FORMAT = 1
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a JSON header to ``path``, aside first. Raises ``HangulOcrError`` if the disk is full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    # Clones: safetensors refuses tensors that share memory, as tied or expanded ones do.
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, aside, metadata={HEADER: json.dumps(header, ensure_ascii=False)})
+        _flush(aside)
+        os.replace(aside, path)
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        raise HangulOcrError(f"{path}: cannot be written ({error}); free some disk space and run again") from None
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and header of a file by :func:`save_tensors`. Raises ``HangulOcrError`` for any other."""
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise HangulOcrError(f"{path}: damaged checkpoint ({error}); take another or train again") from None
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return the JSON header alone."""
+    if not path.is_file():
+        raise HangulOcrError(f"{path}: no such checkpoint; train first, or name another run")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise HangulOcrError(f"{path}: not a safetensors file ({error}); take another or train again") from None
+    if HEADER not in metadata:
+        raise HangulOcrError(f"{path}: safetensors, but not written by this project; convert it first")
+    return json.loads(metadata[HEADER])
+
+
+def save_model(path: Path, model: Recognizer, facts: dict[str, Any] | None = None) -> None:
+    """Save weights, settings and alphabet of ``model``; ``facts`` (step, accuracy ...) are kept in the header."""
+    header = {
+        "format": FORMAT,
+        "model": dataclasses.asdict(model.settings),
+        "alphabet": model.alphabet.characters,
+        "facts": facts or {},
+    }
+    save_tensors(path, model.state_dict(), header)
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> Recognizer:
+    """Rebuild the recogniser of a file by :func:`save_model`, in evaluation mode."""
+    tensors, header = load_tensors(path)
+    settings = dataclasses.replace(ModelSettings(**header["model"]), pretrained=False)
+    model = Recognizer(settings, Alphabet(header["alphabet"]))
+    _load_strictly(model, tensors, path)
+    return model.to(device).eval()
+
+
+def initialise_from(model: Recognizer, path: Path) -> dict[str, int]:
+    """Copy the weights of ``path`` into ``model``; class rows are matched by character, new characters start fresh.
+
+    Returns how many tensors were taken and how many characters were carried over. Raises ``HangulOcrError`` if the
+    networks differ in anything but the alphabet.
+    """
+    tensors, header = load_tensors(path)
+    theirs, ours = Alphabet(header["alphabet"]), model.alphabet
+    shared = [(ours.encode(c)[0], theirs.encode(c)[0]) for c in ours.characters if not theirs.missing(c)]
+    state = model.state_dict()
+    if set(state) != set(tensors):
+        raise HangulOcrError(f"{path}: holds another network ({_difference(state, tensors)}); use its settings")
+    for name, tensor in state.items():
+        tensor.copy_(_fitted(name, tensor, tensors[name], shared, (len(ours), len(theirs)), path))
+    return {"tensors": len(state), "characters": len(shared), "new_characters": len(ours.characters) - len(shared)}
+
+
+def _fitted(
+    name: str, ours: Tensor, theirs: Tensor, shared: list[tuple[int, int]], sizes: tuple[int, int], path: Path
+) -> Tensor:
+    """Return ``theirs`` in the shape of ``ours``: equal, or with the rows of classes matched."""
+    extra = ours.shape[0] - sizes[0] if ours.dim() else 0
+    by_class = ours.dim() > 0 and extra in (0, 1) and theirs.shape[0] == sizes[1] + extra
+    if by_class and ours.shape[1:] == theirs.shape[1:] and name.startswith("decoder."):
+        target, source = zip(*([(0, 0), *shared]), strict=True)
+        fitted = ours.clone()
+        fitted[list(target)] = theirs[list(source)].to(fitted.dtype)
+        if extra:
+            fitted[-1] = theirs[-1]
+        return fitted
+    if ours.shape != theirs.shape:
+        raise HangulOcrError(f"{path}: {name} is {tuple(theirs.shape)}, the settings want {tuple(ours.shape)}")
+    return theirs.to(ours.dtype)
+
+
+def require_alphabet(path: Path, alphabet: Alphabet) -> None:
+    """Raise ``HangulOcrError`` if the checkpoint's alphabet is not ``alphabet``."""
+    theirs = set(read_header(path)["alphabet"])
+    ours = set(alphabet.characters)
+    if theirs != ours:
+        raise HangulOcrError(
+            f"{path}: its alphabet differs ({len(theirs - ours)} characters more, {len(ours - theirs)} fewer); "
+            "start a new run with --init-from, which carries the shared characters over"
+        )
+
+
+def _load_strictly(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise HangulOcrError(f"{path}: does not fit its own settings ({str(error)[:160]}); train again") from None
+
+
+def _difference(ours: dict, theirs: dict) -> str:
+    names = sorted(set(ours) ^ set(theirs))
+    return f"{len(names)} tensors differ, first {names[0]}"

@@ -1,0 +1,284 @@
+"""One training stage: optimiser steps, validation, checkpoints; stops on the clock and goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hangul_ocr.data.batches import Group, TrainingSteps
+from hangul_ocr.evaluation.metrics import exact_accuracy
+from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.models.checkpoint import load_tensors, save_model, save_tensors
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import TrainingSettings
+from hangul_ocr.workspace import atomic_write_text, number_type_for
+
+LAST, BEST, METRICS = Path("last") / "state.safetensors", "best.safetensors", "metrics.csv"
+
+
+@dataclass
+class Progress:
+    """Where a stage stands; saved with the weights, so that a later start goes on from here."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_accuracy: float = -1.0
+    skipped_steps: int = 0
+    unwritable: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage left: whether it ran to its end, its progress, and the file of its best weights."""
+
+    finished: bool
+    progress: Progress
+    best: Path
+
+
+def one_cycle(progress: float, warmup: float) -> float:
+    """Return the share of the peak learning rate: a linear warm-up, then half a cosine to nothing at 1."""
+    if progress < warmup:
+        return 0.04 + 0.96 * progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))) + 1e-3
+
+
+class Stage:
+    """Trains ``model`` on ``steps`` and validates on ``validation``; everything it writes lies in ``folder``.
+
+    ``deadline`` is a value of ``time.monotonic()`` at which it saves and stops (Colab and Kaggle disconnect); calling
+    :meth:`run` again later goes on. ``settings.seconds`` is different: the schedule lands there, and the stage is done.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Recognizer,
+        steps: TrainingSteps,
+        validation: list[Group],
+        settings: TrainingSettings,
+        folder: Path,
+        accelerator: Accelerator,
+        deadline: float | None = None,
+    ) -> None:
+        self.name, self.settings, self.folder, self.deadline = name, settings, folder, deadline
+        self.steps, self.validation, self.accelerator = steps, validation, accelerator
+        self.recognizer = model.to(accelerator.device, memory_format=torch.channels_last)
+        self.ema = ModelEmaV3(self.recognizer, decay=settings.ema_decay, use_warmup=True, warmup_power=0.75)
+        optimizer = torch.optim.AdamW(_parameter_groups(model, settings.weight_decay), lr=settings.learning_rate)
+        self.model, self.optimizer = accelerator.prepare(self.recognizer, optimizer)
+        self.progress = Progress()
+
+    def run(self) -> StageResult:
+        """Train from the last checkpoint, or from the start, to the end or to the deadline."""
+        self._resume()
+        started, before = time.monotonic(), self.progress.seconds
+        finished = self._done()
+        with self._bar() as bar:
+            for groups in self._batches():
+                if finished := self._done():
+                    break
+                loss = self._optimise(groups)
+                self.progress.step += 1
+                self.progress.seconds = before + time.monotonic() - started
+                finished = self._done()
+                self._report(bar, loss)
+                self._keep(finished)
+                if not finished and self.deadline is not None and time.monotonic() > self.deadline:
+                    break
+        self._save_last()
+        return StageResult(finished, self.progress, self.folder / BEST)
+
+    def _landing(self) -> float:
+        """Return how much of the stage is over, 0..1, by steps or by the clock, whichever is further."""
+        by_steps = self.progress.step / self.settings.steps
+        by_clock = self.progress.seconds / self.settings.seconds if self.settings.seconds else 0.0
+        return min(1.0, max(by_steps, by_clock))
+
+    def _done(self) -> bool:
+        return self._landing() >= 1.0
+
+    def _batches(self) -> Iterator[list[Group]]:
+        numbers = range(self.progress.step, self.settings.steps)
+        workers = self.settings.workers
+        return iter(
+            DataLoader(
+                self.steps,
+                batch_size=None,
+                sampler=numbers,
+                num_workers=workers,
+                prefetch_factor=4 if workers else None,
+                worker_init_fn=_quiet_worker,
+            )
+        )
+
+    def _optimise(self, groups: list[Group]) -> float:
+        """Take one optimiser step over all groups; return the mean loss of a crop. A step that is not finite is skipped."""
+        for entry in self.optimizer.param_groups:
+            entry["lr"] = self.settings.learning_rate * one_cycle(self._landing(), self.settings.warmup)
+        self.recognizer.train()
+        crops = sum(len(group.texts) for group in groups)
+        total = sum(self._backward(group, crops, last=group is groups[-1]) for group in groups)
+        self.progress.unwritable += sum(group.unwritable for group in groups)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        if math.isfinite(total) and (norm is None or bool(torch.isfinite(torch.as_tensor(norm)))):
+            self.optimizer.step()
+            self.ema.update(self.recognizer, step=self.progress.step)
+        else:
+            self.progress.skipped_steps += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _backward(self, group: Group, crops: int, last: bool) -> float:
+        device = self.accelerator.device
+        context = nullcontext() if last else self.accelerator.no_sync(self.model)
+        with context:
+            with self.accelerator.autocast():
+                losses = self.model(
+                    group.images.to(device, non_blocking=True),
+                    group.targets,
+                    group.frames.to(device),
+                    self.settings.alignment_weight,
+                )
+                loss = losses.sum() / crops
+            self.accelerator.backward(loss)
+        return float(loss.detach())
+
+    def _keep(self, finished: bool) -> None:
+        step = self.progress.step
+        if finished or step % self.settings.validate_every == 0:
+            self._validate()
+        if finished or step % self.settings.save_every == 0:
+            self._save_last()
+
+    def _validate(self) -> None:
+        """Read the validation crops with the averaged weights, note the figures, and keep the best weights."""
+        texts, predictions, loss = read_groups(self.ema.module, self.validation, self.accelerator)
+        accuracy = exact_accuracy(texts, predictions) if texts else float("nan")
+        row = {
+            "step": self.progress.step,
+            "crops": self.progress.step * self.settings.crops_per_step,
+            "seconds": round(self.progress.seconds, 2),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_loss": getattr(self, "_mean_loss", float("nan")),
+            "valid_loss": loss,
+            "valid_accuracy": accuracy,
+        }
+        self.progress.history.append(row)
+        if not self.accelerator.is_main_process:
+            return
+        atomic_write_text(self.folder / METRICS, pd.DataFrame(self.progress.history).to_csv(index=False))
+        if not texts or accuracy >= self.progress.best_accuracy:
+            self.progress.best_accuracy = accuracy if texts else -1.0
+            save_model(self.folder / BEST, self.ema.module, {"step": self.progress.step, "valid_accuracy": accuracy})
+
+    def _bar(self) -> tqdm:
+        hidden = not self.accelerator.is_main_process
+        return tqdm(total=self.settings.steps, initial=self.progress.step, desc=self.name, disable=hidden, mininterval=1)
+
+    def _report(self, bar: tqdm, loss: float) -> None:
+        mean = getattr(self, "_mean_loss", loss)
+        self._mean_loss = 0.95 * mean + 0.05 * loss if math.isfinite(loss) else mean
+        accuracy = self.progress.history[-1]["valid_accuracy"] if self.progress.history else float("nan")
+        bar.set_postfix(loss=f"{self._mean_loss:.3f}", accuracy=f"{accuracy:.3f}", refresh=False)
+        bar.update(1)
+
+    def _save_last(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"model.{k}": v for k, v in self.recognizer.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
+        tensors |= _optimizer_tensors(self.optimizer)
+        tensors["random_state"] = torch.get_rng_state()
+        header = {"progress": vars(self.progress), "mean_loss": getattr(self, "_mean_loss", None)}
+        save_tensors(self.folder / LAST, tensors, header)
+
+    def _resume(self) -> None:
+        path = self.folder / LAST
+        if not path.is_file():
+            return
+        tensors, header = load_tensors(path)
+        try:
+            self.recognizer.load_state_dict(_below("model.", tensors))
+            self.ema.module.load_state_dict(_below("ema.", tensors))
+        except RuntimeError:
+            raise HangulOcrError(f"{path}: belongs to other settings or another alphabet; use another --run") from None
+        _load_optimizer(self.optimizer, tensors)
+        torch.set_rng_state(tensors["random_state"])
+        self.progress = Progress(**header["progress"])
+        if header["mean_loss"] is not None:
+            self._mean_loss = header["mean_loss"]
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def read_groups(
+    model: Recognizer, groups: list[Group], accelerator: Accelerator
+) -> tuple[list[str], list[str], float]:
+    """Return the labels, greedy predictions and mean loss of ``groups``, read in evaluation mode."""
+    model.eval()
+    texts: list[str] = []
+    predictions: list[str] = []
+    total = 0.0
+    for group in groups:
+        with accelerator.autocast():
+            features = model.features(group.images.to(accelerator.device))
+            losses = model.decoder.loss(features, group.targets, group.frames.to(features.device), 0.0)
+            found = model.decoder.greedy(features)
+        total += float(losses.sum())
+        texts += group.texts
+        predictions += [model.alphabet.decode(classes) for classes, _ in found]
+    return texts, predictions, total / max(1, len(texts))
+
+
+def make_accelerator(number_type: str = "auto") -> Accelerator:
+    """Return an accelerator for this machine; ``auto`` takes the number type that the device truly runs fast."""
+    chosen = number_type_for() if number_type == "auto" else number_type
+    names = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
+    return Accelerator(mixed_precision=names.get(chosen, chosen), cpu=not torch.cuda.is_available())
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay is for matrices and kernels alone."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _optimizer_tensors(optimizer: Any) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{name}": torch.as_tensor(value) for i, s in state.items() for name, value in s.items()}
+
+
+def _load_optimizer(optimizer: Any, tensors: dict[str, torch.Tensor]) -> None:
+    plain = optimizer.state_dict()
+    plain["state"] = {}
+    for key, value in _below("optimizer.", tensors).items():
+        index, name = key.split(".", 1)
+        plain["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(plain)
+
+
+def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _quiet_worker(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

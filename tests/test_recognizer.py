@@ -1,0 +1,126 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hangul_ocr.hangul import Alphabet, HangulOcrError
+from hangul_ocr.models.backbone import Backbone
+from hangul_ocr.models.classifier import CompositionalClassifier, make_classifier
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import ModelSettings
+
+BACKBONES = [
+    "resnet10t",
+    "resnet18d",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small_050",
+    "lcnet_050",
+    "starnet_s050",
+    "convnext_atto",
+    "edgenext_xx_small",
+    "repvgg_a0",
+    "tf_efficientnet_b0",
+]
+TINY = ModelSettings(backbone="resnet10t", backbone_args={"channels": (8, 16, 32, 32)}, hidden=48)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("along", [4, 8])
+def test_every_backbone_keeps_the_reading_direction(name, along):
+    backbone = Backbone(name, channels=1, along_stride=along).eval()
+    with torch.no_grad():
+        assert backbone(torch.zeros(2, 1, 32, 96)).shape == (2, 96 // along, backbone.width)
+        assert backbone(torch.zeros(2, 1, 160, 32)).shape == (2, 160 // along, backbone.width)
+
+
+def test_text_that_runs_down_is_seen_upright():
+    """The same glyphs one above the other and side by side give feature maps that mirror each other."""
+    torch.manual_seed(0)
+    backbone = Backbone("resnet10t", channels=1, along_stride=8, across_stride=8).eval()
+    square = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        wide = backbone.network.forward_features(square)
+        with backbone._direction(True):
+            tall = backbone.network.forward_features(square)
+    assert torch.allclose(wide, tall, atol=1e-5)
+
+
+def test_height_can_be_kept():
+    backbone = Backbone("resnet10t", channels=1, along_stride=8, across_stride=8).eval()
+    assert backbone.feature_map(torch.zeros(1, 1, 32, 64)).shape[2:] == (4, 8)
+    assert backbone.feature_map(torch.zeros(1, 1, 64, 32)).shape[2:] == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("resnet_typo", "not a timm model"), ("vit_tiny_patch16_224", "does not take crops")]
+)
+def test_unfit_backbones_are_named(name, part):
+    with pytest.raises(HangulOcrError, match=part):
+        Backbone(name)
+
+
+def test_a_syllable_never_trained_is_scored_by_its_jamo():
+    torch.manual_seed(0)
+    alphabet = Alphabet("가각나낙ab")
+    classifier = CompositionalClassifier(16, alphabet)
+    features = torch.randn(3, 16)
+    scores = dict(zip("-" + alphabet.characters, classifier(features).T, strict=True))
+    # Sums over jamo: 각 - 가 is the final ㄱ, and so is 낙 - 나.
+    assert torch.allclose(scores["각"] - scores["가"], scores["낙"] - scores["나"], atol=1e-5)
+    assert not torch.allclose(scores["a"], scores["b"])
+
+
+def test_unknown_choices_are_refused():
+    with pytest.raises(HangulOcrError, match="decoder"):
+        ModelSettings(decoder="rnnt")
+    with pytest.raises(HangulOcrError, match="compositional or dense"):
+        make_classifier("sparse", 4, Alphabet("가"))
+
+
+def tiny_set():
+    """Eight fixed noise crops, wide and tall, each with its own string: all that a recogniser needs to memorise."""
+    torch.manual_seed(1)
+    texts = ["가", "나다", "라 마", "abc", "나", "값", "aa", "다라마"]
+    shapes = [(32, 64)] * 4 + [(64, 32)] * 4
+    return [(torch.randint(0, 255, (1, *shape, 1), dtype=torch.uint8), text) for shape, text in zip(shapes, texts, strict=True)]
+
+
+@pytest.mark.parametrize("decoder", ["ctc", "attention"])
+@pytest.mark.parametrize("classifier", ["compositional", "dense"])
+def test_both_decoders_learn_a_tiny_set_by_heart(decoder, classifier):
+    data = tiny_set()
+    alphabet = Alphabet("가나다라마값ab c")
+    model = Recognizer(replace(TINY, decoder=decoder, classifier=classifier), alphabet)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batches = [
+        (torch.cat([image for image, _ in part]), [text for _, text in part]) for part in (data[:4], data[4:])
+    ]
+    for _ in range(120):
+        for images, texts in batches:
+            frames = torch.full((len(texts), 8), -1)
+            loss = model(images, [alphabet.encode(text) for text in texts], frames).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.train()  # the tiny set has no statistics worth averaging
+    for images, texts in batches:
+        assert [text for text, _ in model.read(images)] == texts
+        for text, candidates in zip(texts, model.candidates(images, 3), strict=True):
+            assert candidates[0][0] == text
+            assert len(candidates) <= 3
+
+
+@pytest.mark.parametrize("decoder", ["ctc", "attention"])
+def test_scores_agree_with_the_candidates_own(decoder):
+    torch.manual_seed(0)
+    alphabet = Alphabet("가나다 ")
+    model = Recognizer(replace(TINY, decoder=decoder), alphabet).eval()
+    images = torch.randint(0, 255, (2, 32, 48, 1), dtype=torch.uint8)
+    candidates = model.candidates(images, 4)
+    strings = [[text for text, _ in rows] for rows in candidates]
+    for row, scored in zip(candidates, model.score(images, strings), strict=True):
+        # A beam may drop paths of a string, so its sum is at most the exact score.
+        for (_, found), exact in zip(row, scored, strict=True):
+            assert found <= exact + 1e-3
+    assert model.score(images, [["값"], ["가"]])[0] == [-math.inf]
