@@ -1,0 +1,251 @@
+"""Figures that show crops: walls, galleries of errors, and where the recogniser looked.
+
+Each is laid out on one blank sheet measured in inches, so that every crop keeps its proportions and text and picture
+never run into each other. Crops are uint8 arrays (height, width, 3) or (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from hangul_ocr.evaluation.errors import MATCH, Op, align
+from hangul_ocr.evaluation.style import (
+    BLUE,
+    GREY,
+    INK,
+    PALE,
+    RIGHT,
+    WIDTH,
+    WRONG,
+    drawn,
+    new_figure,
+    sentence_figure,
+    shown,
+)
+
+_MARGIN, _GAP, _TITLE = 0.12, 0.14, 0.42
+_POINT = 1 / 72
+
+
+@drawn
+def image_wall(
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    correct: Sequence[bool] | None = None,
+    columns: int = 6,
+    title: str | None = None,
+) -> Figure:
+    """Draw crops in a grid with their captions; with ``correct``, wrong ones are framed and captioned in vermillion."""
+    if not len(images):
+        return sentence_figure("There are no crops to show.")
+    columns = min(columns, len(images))
+    cell_width, picture_height, caption_height = (WIDTH - 2 * _MARGIN) / columns, 0.72, 0.3
+    cell_height = picture_height + caption_height + _GAP
+    sheet = _sheet(_TITLE + math.ceil(len(images) / columns) * cell_height + _MARGIN)
+    _title(sheet, title or _wall_title(len(images), correct))
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = _MARGIN + i % columns * cell_width, _TITLE + i // columns * cell_height
+        colour = _colour(correct, i)
+        box = (left + _GAP / 2, top, cell_width - _GAP, picture_height)
+        _picture(sheet, image, box, None if correct is None else colour)
+        _fitted(
+            sheet, shown_caption(caption), left + cell_width / 2, top + picture_height + 0.17, cell_width - 0.06, colour
+        )
+    return sheet.figure
+
+
+@drawn
+def gallery(
+    images: Sequence[np.ndarray],
+    texts: Sequence[str],
+    predictions: Sequence[str],
+    confidences: Sequence[float] | None = None,
+    columns: int = 3,
+    title: str | None = None,
+) -> Figure:
+    """Draw crops with label and prediction aligned under each other, differing characters coloured.
+
+    Rows are drawn in the order given (``errors.worst_predictions`` gives the worst first).
+    """
+    if not len(images):
+        return sentence_figure("There are no wrong predictions to show.")
+    columns = min(columns, len(images))
+    cell_width, picture_height, text_height = (WIDTH - 2 * _MARGIN) / columns, 0.85, 0.62
+    cell_height = picture_height + text_height + 2 * _GAP
+    sheet = _sheet(_TITLE + math.ceil(len(images) / columns) * cell_height)
+    _title(sheet, title or "Label above, prediction below: what differs is coloured (· marks a missing character)")
+    for i, (image, text, prediction) in enumerate(zip(images, texts, predictions, strict=True)):
+        left, top = _MARGIN + i % columns * cell_width, _TITLE + i // columns * cell_height
+        _picture(sheet, image, (left + _GAP / 2, top, cell_width - _GAP, picture_height), None)
+        confidence = None if confidences is None else float(confidences[i])
+        _aligned_lines(sheet, align(text, prediction), left, top + picture_height + 0.08, cell_width - _GAP, confidence)
+    return sheet.figure
+
+
+@drawn
+def alignment(
+    image: np.ndarray,
+    text: str,
+    posteriors: np.ndarray,
+    characters: str,
+    reads_down: bool | None = None,
+) -> Figure:
+    """Draw over a crop when (and so where) a CTC recogniser wrote each character.
+
+    ``posteriors`` (times, classes) are probabilities with class 0 the blank and class i the character
+    ``characters[i - 1]`` (``Alphabet.characters``). A crop taller than wide is taken to read downwards and
+    is laid on its side, unless ``reads_down`` says otherwise. ``text`` is the label.
+    """
+    if not len(posteriors):
+        return sentence_figure("The recogniser gave no time steps for this crop.")
+    down = image.shape[0] > image.shape[1] if reads_down is None else reads_down
+    spikes = ctc_spikes(posteriors)
+    read = "".join(characters[class_ - 1] for class_, *_ in spikes)
+    figure = new_figure(3.7)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1.25, 1), gridspec_kw={"hspace": 0.02})
+    _crop_in_time(above, np.rot90(image) if down else image, len(posteriors))
+    _posterior_curves(below, posteriors, spikes)
+    wrong = {op.predicted_index for op in align(text, read) if op.predicted and op.kind != MATCH}
+    for i, (class_, first, last, peak) in enumerate(spikes):
+        _mark_spike(above, below, characters[class_ - 1], (first, last, peak), WRONG if i in wrong else RIGHT)
+    verdict = "as labelled" if read == text else f"the label is “{shown(text)}”"
+    side = ", laid on its side" if down else ""
+    figure.suptitle(
+        f"Read “{shown(read)}” ({verdict}): each character stands where its probability peaks{side}", x=0.01, ha="left"
+    )
+    return figure
+
+
+def ctc_spikes(posteriors: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Return ``(class, first step, last step, peak step)`` of each character on the greedy CTC path."""
+    path = np.asarray(posteriors).argmax(axis=1)
+    edges = np.flatnonzero(np.diff(path)) + 1
+    runs = zip([0, *edges], [*edges, len(path)], strict=True)
+    return [
+        (int(path[a]), int(a), int(b - 1), int(a + np.argmax(posteriors[a:b, path[a]])))
+        for a, b in runs
+        if path[a] != 0
+    ]
+
+
+def shown_caption(caption: str) -> str:
+    """Return a caption on one line, anything unprintable replaced."""
+    return "".join(c if c.isprintable() else (" " if c.isspace() else "\ufffd") for c in caption)
+
+
+def _sheet(height: float) -> Any:
+    """Return blank axes that cover a figure of ``height`` inches, with coordinates in inches from the top left."""
+    figure = new_figure(height, layout=None)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, WIDTH), ylim=(height, 0))
+    ax.set_axis_off()
+    return ax
+
+
+def _title(sheet: Any, title: str) -> None:
+    sheet.text(_MARGIN, 0.2, title, va="center", fontsize=12, fontweight="bold")
+
+
+def _wall_title(n: int, correct: Sequence[bool] | None) -> str:
+    if correct is None:
+        return f"{n} crops and their labels"
+    return (
+        f"{int(np.sum(correct))} of these {n} are read rightly (blue), {n - int(np.sum(correct))} are not (vermillion)"
+    )
+
+
+def _colour(correct: Sequence[bool] | None, i: int) -> str:
+    return INK if correct is None else (RIGHT if correct[i] else WRONG)
+
+
+def _picture(sheet: Any, image: np.ndarray, box: tuple[float, float, float, float], frame: str | None) -> None:
+    """Draw a crop as large as the box (left, top, width, height) allows, centred, proportions kept."""
+    left, top, width, height = box
+    rows, columns = image.shape[:2]
+    scale = min(width / columns, height / rows)
+    w, h = columns * scale, rows * scale
+    x, y = left + (width - w) / 2, top + (height - h) / 2
+    limits = sheet.get_xlim(), sheet.get_ylim()
+    grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if image.ndim == 2 else {}
+    sheet.imshow(image, extent=(x, x + w, y + h, y), aspect="auto", interpolation="antialiased", **grey)
+    sheet.set(xlim=limits[0], ylim=limits[1])
+    edge = {"edgecolor": frame, "linewidth": 2.0} if frame else {"edgecolor": PALE, "linewidth": 0.6}
+    sheet.add_patch(Rectangle((x, y), w, h, fill=False, **edge))
+
+
+def _ems(text: str) -> float:
+    """Return about how wide ``text`` is in units of the font's size."""
+    return sum(1.0 if unicodedata.east_asian_width(c) in "WF" else 0.62 for c in text)
+
+
+def _fitted(sheet: Any, text: str, x: float, y: float, width: float, colour: str) -> None:
+    """Write one centred line, smaller or cut short where ``width`` (inches) asks for it."""
+    size = min(11.0, max(7.0, width / _POINT / max(_ems(text), 1)))
+    while _ems(text) * size * _POINT > width and len(text) > 2:
+        text = text[:-2] + "…"
+    sheet.text(x, y, text, ha="center", va="center", fontsize=size, color=colour)
+
+
+def _aligned_lines(sheet: Any, ops: list[Op], left: float, top: float, width: float, confidence: float | None) -> None:
+    """Write label and prediction in columns of one character each, and the confidence at the right end."""
+    name_width, number_width = 0.38, 0.42 if confidence is not None else 0.0
+    room = width - name_width - number_width
+    pitch = min(0.2, room / max(len(ops), 1))
+    rows = (("label", top + 0.13, INK), ("read", top + 0.41, INK))
+    for name, y, _ in rows:
+        sheet.text(left + name_width - 0.06, y, name, ha="right", va="center", fontsize=7.5, color=GREY)
+    for i, op in enumerate(ops):
+        _aligned_column(sheet, op, left + name_width + (i + 0.5) * pitch, top, pitch)
+    if confidence is not None:
+        sheet.text(
+            left + width, top + 0.41, f"{100 * confidence:.0f} %", ha="right", va="center", fontsize=8, color=GREY
+        )
+
+
+def _aligned_column(sheet: Any, op: Op, x: float, top: float, pitch: float) -> None:
+    size = min(12.0, 0.82 * pitch / _POINT)
+    wrong = op.kind != MATCH
+    if wrong:
+        box = Rectangle((x - pitch / 2, top + 0.27), pitch, 0.28, facecolor=WRONG, alpha=0.16, linewidth=0)
+        sheet.add_patch(box)
+    for character, y, colour in ((op.expected, top + 0.13, BLUE), (op.predicted, top + 0.41, WRONG)):
+        space_matters = wrong and character.isspace()
+        glyph = "·" if not character else (shown(character) if space_matters or not character.isspace() else " ")
+        weight = "bold" if wrong and character else "normal"
+        colour = GREY if not character else (colour if wrong else INK)
+        sheet.text(x, y, glyph, ha="center", va="center", fontsize=size, color=colour, fontweight=weight)
+
+
+def _crop_in_time(ax: Any, image: np.ndarray, times: int) -> None:
+    """Stretch a crop over the time axis, one step being one unit wide, step t centred on t."""
+    grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if image.ndim == 2 else {}
+    ax.imshow(image, extent=(-0.5, times - 0.5, 0, 1), aspect="auto", **grey)
+    ax.set_yticks([])
+    ax.tick_params(bottom=False, labelbottom=False)
+    ax.spines[:].set_visible(False)
+
+
+def _posterior_curves(ax: Any, posteriors: np.ndarray, spikes: list[tuple[int, int, int, int]]) -> None:
+    steps = np.arange(len(posteriors))
+    ax.plot(steps, posteriors[:, 0], color=GREY, linewidth=1, linestyle=":", label="blank")
+    for class_ in {class_ for class_, *_ in spikes}:
+        ax.plot(steps, posteriors[:, class_], color=PALE, linewidth=1)
+    ax.set(ylim=(0, 1.28), xlim=(-0.5, len(posteriors) - 0.5), xlabel="time step", ylabel="probability")
+    ax.set_yticks([0, 0.5, 1])
+    ax.text(len(posteriors) - 0.6, 1.24, "dotted: blank", ha="right", va="top", fontsize=8, color=GREY)
+
+
+def _mark_spike(above: Any, below: Any, character: str, span: tuple[int, int, int], colour: str) -> None:
+    first, last, peak = span
+    above.axvspan(first - 0.5, last + 0.5, color=colour, alpha=0.22, linewidth=0)
+    above.axvline(peak, color=colour, linewidth=1.2)
+    above.text(peak, 1.03, shown(character), ha="center", va="bottom", fontsize=13, color=colour, fontweight="bold")
+    below.axvspan(first - 0.5, last + 0.5, color=colour, alpha=0.18, linewidth=0)
+    below.axvline(peak, color=colour, linewidth=1.2)

@@ -1,0 +1,557 @@
+"""Charts of the data and of the errors. Every function returns a matplotlib figure and touches no window and no file.
+
+``save_figure(figure, path)`` writes one; in a notebook the figure as a cell's last line is enough. With nothing to
+draw, a figure says so in a sentence. The figures that show crops themselves are in ``pictures`` and are offered here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hangul_ocr.evaluation.errors import JamoConfusions, character_counts, shape_of
+from hangul_ocr.evaluation.metrics import wilson_interval
+from hangul_ocr.evaluation.pictures import alignment, gallery, image_wall
+from hangul_ocr.evaluation.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    drawn,
+    new_figure,
+    number_axis,
+    percent_axis,
+    save_figure,
+    sentence_axes,
+    sentence_figure,
+    shown,
+    use_korean_font,
+)
+from hangul_ocr.hangul import FINALS, INITIALS, MEDIALS
+
+__all__ = [
+    "accuracy_by",
+    "alignment",
+    "character_frequencies",
+    "confusion_pairs",
+    "cv_vs_leaderboard",
+    "ensemble_comparison",
+    "gallery",
+    "image_wall",
+    "jamo_confusion",
+    "label_lengths",
+    "learning_curves",
+    "reliability",
+    "save_figure",
+    "shapes",
+    "use_korean_font",
+]
+
+_CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
+_SHAPE_COLOURS = {"wide": BLUE, "tall": VERMILLION, "square": GREEN}
+_BAR = 0.3
+
+
+@drawn
+def label_lengths(texts: Sequence[str]) -> Figure:
+    """Draw how many labels have which length (characters, spaces included)."""
+    if not len(texts):
+        return sentence_figure("There are no labels to count.")
+    lengths = np.array([len(text) for text in texts])
+    counts = np.bincount(lengths)
+    figure = new_figure(3.0)
+    ax = figure.subplots()
+    bars = ax.bar(np.arange(len(counts)), counts, color=BLUE, width=0.8)
+    ax.bar_label(bars, [_share(count / len(texts)) for count in counts], fontsize=8, color=GREY, padding=2)
+    ax.set(
+        xlabel="characters in a label, spaces included",
+        ylabel="labels",
+        xlim=(lengths.min() - 0.7, lengths.max() + 0.7),
+    )
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    number_axis(ax.yaxis)
+    longest = lengths.max()
+    ax.set_title(f"Half of the labels have at most {np.median(lengths):.0f} characters; the longest has {longest}")
+    return figure
+
+
+@drawn
+def character_frequencies(texts: Sequence[str], top: int = 40) -> Figure:
+    """Draw the most frequent characters as bars, and beside them how fast the rest gets rare (rank against count)."""
+    counts = character_counts(texts).most_common()
+    if not counts:
+        return sentence_figure("The labels hold no characters to count.")
+    figure = new_figure(3.6)
+    head, tail = figure.subplots(1, 2, width_ratios=(1.9, 1))
+    _frequency_head(head, counts[:top])
+    _frequency_tail(tail, np.array([count for _, count in counts]))
+    return figure
+
+
+@drawn
+def shapes(widths: Sequence[float], heights: Sequence[float]) -> Figure:
+    """Draw the sizes of the crops in pixels, and how many are how much wider than tall."""
+    sizes = pd.DataFrame({"width": np.asarray(widths, float), "height": np.asarray(heights, float)})
+    sizes = sizes[(sizes["width"] > 0) & (sizes["height"] > 0)]
+    if sizes.empty:
+        return sentence_figure("There are no crop sizes to draw.")
+    kinds = np.array([shape_of(w, h) for w, h in zip(sizes["width"], sizes["height"], strict=True)])
+    figure = new_figure(3.6)
+    left, right = figure.subplots(1, 2)
+    _size_scatter(left, sizes, kinds)
+    _aspect_histogram(right, (sizes["width"] / sizes["height"]).to_numpy())
+    tall = np.mean(kinds == "tall")
+    figure.suptitle(
+        f"{_share(tall)} of the {len(kinds):,} crops are taller than wide: their text may run down", x=0.01, ha="left"
+    )
+    return figure
+
+
+@drawn
+def learning_curves(metrics: Mapping[Hashable, pd.DataFrame] | Sequence[pd.DataFrame] | pd.DataFrame) -> Figure:
+    """Draw loss and validation accuracy against the crops seen, a colour for each fold.
+
+    ``metrics`` is one table, a list, or a mapping fold -> table, with any of ``step, crops, seconds, train_loss,
+    valid_loss, valid_accuracy``; empty cells are skipped.
+    """
+    tables = {name: _numeric(table) for name, table in _by_name(metrics).items()}
+    tables = {name: table for name, table in tables.items() if not table.empty}
+    if not tables:
+        return sentence_figure("No training step has been recorded yet.")
+    across = next((c for c in ("crops", "step", "seconds") if all(c in t for t in tables.values())), None)
+    figure = new_figure(3.4)
+    loss, accuracy = figure.subplots(1, 2)
+    for (name, table), colour in zip(tables.items(), _cycle(len(tables)), strict=True):
+        x = table[across] if across else table.index.to_series()
+        _line(loss, x, table, "train_loss", colour, {"linewidth": 1, "alpha": 0.55})
+        _line(loss, x, table, "valid_loss", colour, {"marker": "o", "markersize": 3})
+        _line(accuracy, x, table, "valid_accuracy", colour, {"marker": "o", "markersize": 3, "label": str(name)})
+    _finish_loss(loss, across or "row")
+    _finish_accuracy(accuracy, across or "row", tables)
+    return figure
+
+
+@drawn
+def accuracy_by(slice_table: pd.DataFrame, title: str | None = None) -> Figure:
+    """Draw a table of ``errors.slice_table``: accuracy with its interval, n, and the share of all errors."""
+    if slice_table.empty:
+        return sentence_figure("There are no rows to slice.")
+    table = slice_table.reset_index(drop=True)
+    figure = new_figure(1.15 + _BAR * len(table))
+    ax = figure.subplots()
+    y = np.arange(len(table))
+    ax.barh(y, table["accuracy"], color=SKY, height=0.68)
+    _interval_bars(ax, y, table["accuracy"], table["low"], table["high"])
+    labels = [f"{shown_name(name)}  (n = {n:,})" for name, n in zip(table["slice"], table["n"], strict=True)]
+    ax.set_yticks(y, labels)
+    for i, (high, share) in enumerate(zip(table["high"], table["share_of_errors"], strict=True)):
+        ax.text(
+            max(high, table["accuracy"][i]) + 0.012,
+            i,
+            f"{_share(share)} of errors",
+            va="center",
+            fontsize=8,
+            color=GREY,
+        )
+    ax.set(ylim=(len(table) - 0.4, -0.6), xlim=(0, 1.2), xlabel="accuracy, with 95 % interval")
+    ax.set_xticks(np.linspace(0, 1, 6))
+    percent_axis(ax.xaxis)
+    ax.set_title(title or _slice_title(table, slice_table.attrs.get("by")))
+    return figure
+
+
+@drawn
+def confusion_pairs(pairs: pd.DataFrame, top: int = 24) -> Figure:
+    """Draw the table of ``errors.confused_pairs``: the characters most often read as another."""
+    if pairs.empty:
+        return sentence_figure("No character was read as another.")
+    table = pairs.head(top)
+    figure = new_figure(1.1 + 0.27 * max(4, -(-len(table) // 2)))
+    columns = np.atleast_1d(figure.subplots(1, 2 if len(table) > 8 else 1, sharex=True))
+    per_column = -(-len(table) // len(columns))
+    for i, ax in enumerate(columns):
+        _pair_bars(ax, table.iloc[i * per_column : (i + 1) * per_column], per_column)
+    worst = table.iloc[0]
+    figure.suptitle(
+        f"Most confused: {shown(worst['expected'])} read as {shown(worst['predicted'])} ({_times(worst['count'])}, "
+        f"{_share(worst['rate'])} of all {shown(worst['expected'])})",
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+@drawn
+def jamo_confusion(confusions: JamoConfusions) -> Figure:
+    """Draw which jamo is taken for which, for initial, medial and final; the right ones (diagonal) are left out."""
+    names = {"initial": INITIALS, "medial": MEDIALS, "final": ("–", *FINALS[1:])}
+    matrices = {slot: getattr(confusions, slot) for slot in names}
+    if not any(_off_diagonal(matrix).sum() for matrix in matrices.values()):
+        return sentence_figure("No syllable was read as another, so no jamo is confused.")
+    figure = new_figure(4.4)
+    total = sum(confusions.wrong_slots.values())
+    for ax, (slot, labels) in zip(figure.subplots(1, 3), names.items(), strict=True):
+        _jamo_panel(ax, slot, labels, matrices[slot])
+    slots = ", ".join(f"{name} {_share(count / total)}" for name, count in _top(confusions.wrong_slots, 4))
+    figure.suptitle(f"Which jamo go wrong in {total:,} misread syllables: {slots}", x=0.01, ha="left")
+    return figure
+
+
+@drawn
+def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10) -> Figure:
+    """Draw whether the confidence means what it says, and the accuracy over the most confident part of the rows."""
+    table = pd.DataFrame({"confidence": np.asarray(confidences, float), "correct": np.asarray(correct, bool)}).dropna()
+    if table.empty:
+        return sentence_figure("There are no confidences to judge.")
+    figure = new_figure(3.9)
+    left, right = figure.subplots(1, 2)
+    error = _calibration_panel(left, table, bins)
+    _coverage_panel(right, table)
+    figure.suptitle(
+        f"Confidence is off by {100 * error:.1f} points on average (expected calibration error)", x=0.01, ha="left"
+    )
+    return figure
+
+
+@drawn
+def cv_vs_leaderboard(log: pd.DataFrame, cv: str = "cv", public: str = "public_score", name: str = "run") -> Figure:
+    """Draw the public score of each submission against its cross-validated accuracy, both in 0..1.
+
+    Rows whose public score is still blank are counted, not drawn. ``low,high`` (the CV's interval) are optional.
+    """
+    if not {cv, public} <= set(log.columns):
+        return sentence_figure(f"The log of submissions has no columns {cv} and {public} yet.")
+    table = log.assign(_cv=pd.to_numeric(log[cv], errors="coerce"), _public=pd.to_numeric(log[public], errors="coerce"))
+    known = table.dropna(subset=["_cv", "_public"]).reset_index(drop=True)
+    if known.empty:
+        return sentence_figure(
+            f"None of the {len(log)} submissions has a public score yet: fill in {public} in the log."
+        )
+    figure = new_figure(4.6, width=7.0)
+    ax = figure.subplots()
+    _diagonal(ax, known)
+    ax.scatter(known["_cv"], known["_public"], s=46, color=BLUE, zorder=3)
+    _name_points(ax, known, known[name].astype(str) if name in known else known.index.astype(str))
+    ax.set(xlabel="cross-validated accuracy", ylabel="public score", aspect="equal")
+    percent_axis(ax.xaxis)
+    percent_axis(ax.yaxis)
+    ax.set_title(_leaderboard_title(known, len(table)))
+    return figure
+
+
+@drawn
+def ensemble_comparison(table: pd.DataFrame, title: str | None = None) -> Figure:
+    """Draw the accuracy of single models and ensembles on one scale.
+
+    ``table`` has ``name, accuracy`` and optionally ``low, high`` (interval) and ``kind`` (``member`` or ``ensemble``).
+    """
+    if table.empty:
+        return sentence_figure("There are no models to compare.")
+    ordered = table.sort_values("accuracy", kind="stable", ascending=False).reset_index(drop=True)
+    kinds = ordered["kind"].astype(str) if "kind" in ordered else pd.Series("member", index=ordered.index)
+    colours = [VERMILLION if kind == "ensemble" else BLUE for kind in kinds]
+    figure = new_figure(1.15 + _BAR * len(ordered))
+    ax = figure.subplots()
+    y = np.arange(len(ordered))
+    if {"low", "high"} <= set(ordered.columns):
+        ax.hlines(y, ordered["low"], ordered["high"], colors=colours, linewidth=2, alpha=0.6)
+    ax.scatter(ordered["accuracy"], y, s=44, color=colours, zorder=3)
+    for i, value in enumerate(ordered["accuracy"]):
+        ax.annotate(f"{100 * value:.2f} %", (value, i), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    ax.set_yticks(y, ordered["name"].astype(str))
+    ax.set(ylim=(len(ordered) - 0.4, -0.8), xlabel="accuracy, with 95 % interval where known")
+    ax.margins(x=0.08)
+    percent_axis(ax.xaxis)
+    ax.set_title(title or _ensemble_title(ordered, kinds))
+    return figure
+
+
+def shown_name(name: object) -> str:
+    """Return a slice's or model's name as a figure shows it."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in str(name))
+
+
+def _frequency_head(ax: Any, head: Sequence[tuple[str, int]]) -> None:
+    ax.bar(range(len(head)), [count for _, count in head], color=BLUE, width=0.8)
+    ax.set_xticks(range(len(head)), [shown(c) for c, _ in head], fontsize=8.5)
+    ax.tick_params(axis="x", length=0)
+    ax.set(xlim=(-0.7, len(head) - 0.3), ylabel="occurrences")
+    number_axis(ax.yaxis)
+    ax.set_title(f"The {len(head)} most frequent characters (␣ is the space)")
+
+
+def _frequency_tail(ax: Any, counts: np.ndarray) -> None:
+    ax.loglog(np.arange(1, len(counts) + 1), counts, color=BLUE, linewidth=1.6)
+    ax.axhline(10, color=ORANGE, linewidth=1, linestyle="--")
+    ax.set(xlabel="rank of the character", ylabel="occurrences")
+    for axis in (ax.xaxis, ax.yaxis):
+        number_axis(axis)
+    rare, once = int((counts < 10).sum()), int((counts == 1).sum())
+    ax.text(
+        0.04, 0.05, f"{once:,} occur once\n{rare:,} under ten times", transform=ax.transAxes, fontsize=8.5, color=INK
+    )
+    ax.set_title(f"{_share(rare / len(counts))} of {len(counts):,} characters are rare")
+
+
+def _size_scatter(ax: Any, sizes: pd.DataFrame, kinds: np.ndarray) -> None:
+    for kind, colour in _SHAPE_COLOURS.items():
+        rows = sizes[kinds == kind]
+        if len(rows):
+            label = f"{kind} ({len(rows):,})"
+            ax.scatter(
+                rows["width"], rows["height"], s=7, color=colour, alpha=0.35, linewidths=0, label=label, rasterized=True
+            )
+    ax.set(xscale="log", yscale="log", xlabel="width in pixels", ylabel="height in pixels")
+    for axis in (ax.xaxis, ax.yaxis):
+        number_axis(axis)
+    legend = ax.legend(
+        loc="upper left", bbox_to_anchor=(0, 1.14), ncols=3, markerscale=2, handletextpad=0.1, columnspacing=1
+    )
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
+
+
+def _aspect_histogram(ax: Any, aspects: np.ndarray) -> None:
+    low, high = min(0.5, aspects.min()), max(2.0, aspects.max())
+    edges = np.geomspace(low, high * 1.0001, 41)
+    counts, _ = np.histogram(aspects, edges)
+    colours = [VERMILLION if right <= 1 else BLUE for right in edges[1:]]
+    ax.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colours)
+    ax.axvline(1, color=INK, linewidth=1)
+    ax.set(xscale="log", xlabel="width / height (1 is square)", ylabel="crops")
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if low <= t <= high]
+    ax.set_xticks(ticks)
+    number_axis(ax.xaxis)
+    number_axis(ax.yaxis)
+    ax.set_xticks([], minor=True)
+
+
+def _by_name(metrics: Mapping[Hashable, pd.DataFrame] | Sequence[pd.DataFrame] | pd.DataFrame) -> dict[Hashable, Any]:
+    if isinstance(metrics, pd.DataFrame):
+        return (
+            {f"fold {fold}": rows for fold, rows in metrics.groupby("fold")} if "fold" in metrics else {"run": metrics}
+        )
+    if isinstance(metrics, Mapping):
+        return {f"fold {name}" if isinstance(name, int) else name: table for name, table in metrics.items()}
+    return {f"fold {i}": table for i, table in enumerate(metrics)}
+
+
+def _numeric(table: pd.DataFrame) -> pd.DataFrame:
+    return table.apply(pd.to_numeric, errors="coerce").reset_index(drop=True)
+
+
+def _cycle(n: int) -> list[str]:
+    return [_CYCLE[i % len(_CYCLE)] for i in range(n)]
+
+
+def _line(ax: Any, x: pd.Series, table: pd.DataFrame, column: str, colour: str, style: dict[str, Any]) -> None:
+    if column in table and table[column].notna().any():
+        known = table[column].notna()
+        ax.plot(x[known], table.loc[known, column], color=colour, **style)
+
+
+def _finish_loss(ax: Any, across: str) -> None:
+    if not ax.lines:
+        return sentence_axes(ax, "No loss was recorded.")
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
+    if values.min() > 0:
+        ax.set_yscale("log")
+        number_axis_small(ax.yaxis)
+    ax.set(xlabel=_across_name(across), ylabel="loss")
+    number_axis(ax.xaxis)
+    ax.grid(axis="y")
+    ax.set_title("Loss: validation (dots) should follow training (thin)")
+    return None
+
+
+def number_axis_small(axis: Any) -> None:
+    """Label a logarithmic axis of small numbers, its minor ticks too where they are few."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    low, high = axis.get_view_interval()
+    few = high / max(low, 1e-12) < 12
+    axis.set_minor_formatter(lambda value, _: f"{value:g}" if few and f"{value:e}"[0] in "235" else "")
+
+
+def _finish_accuracy(ax: Any, across: str, tables: Mapping[Hashable, pd.DataFrame]) -> None:
+    if not ax.lines:
+        return sentence_axes(ax, "No validation accuracy was recorded.")
+    ax.set(xlabel=_across_name(across), ylabel="validation accuracy", ylim=(0, 1.02))
+    number_axis(ax.xaxis)
+    percent_axis(ax.yaxis)
+    ax.grid(axis="y")
+    if len(ax.lines) > 1:
+        ax.legend(loc="lower right")
+    best = [table["valid_accuracy"].max() for table in tables.values() if "valid_accuracy" in table]
+    low, high = np.nanmin(best), np.nanmax(best)
+    ax.set_title(f"Best accuracy {_share(high)}" if low == high else f"Best accuracy {_share(low)} to {_share(high)}")
+    return None
+
+
+def _across_name(across: str) -> str:
+    return {"crops": "crops seen", "step": "optimiser step", "seconds": "seconds"}.get(across, across)
+
+
+def _interval_bars(ax: Any, y: np.ndarray, values: pd.Series, low: pd.Series, high: pd.Series) -> None:
+    reach = np.maximum(0, np.vstack([values - low, high - values]))
+    ax.errorbar(values, y, xerr=reach, fmt="none", ecolor=INK, elinewidth=1.2, capsize=2.5)
+
+
+def _slice_title(table: pd.DataFrame, by: str | None) -> str:
+    worst = table.loc[table["errors"].idxmax()]
+    name = (by or "slice").removeprefix("by_")
+    if not worst["errors"]:
+        return f"Accuracy by {name}: every row is right"
+    return (
+        f"Accuracy by {name}: most is to be gained in “{shown_name(worst['slice'])}” ({100 * worst['gain']:.1f} points)"
+    )
+
+
+def _pair_bars(ax: Any, rows: pd.DataFrame, slots: int) -> None:
+    y = np.arange(len(rows))
+    ax.barh(y, rows["count"], color=SKY, height=0.7)
+    ax.set_yticks(
+        y, [f"{shown(a)} → {shown(b)}" for a, b in zip(rows["expected"], rows["predicted"], strict=True)], fontsize=11
+    )
+    for i, (count, rate) in enumerate(zip(rows["count"], rows["rate"], strict=True)):
+        ax.annotate(
+            f"{count} ({_share(rate)})",
+            (count, i),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=GREY,
+        )
+    ax.set(ylim=(slots - 0.4, -0.6), xlabel="times (share of all occurrences)")
+    ax.margins(x=0.22)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.tick_params(axis="y", length=0)
+
+
+def _off_diagonal(matrix: np.ndarray) -> np.ndarray:
+    return np.where(np.eye(len(matrix), dtype=bool), 0, matrix)
+
+
+def _jamo_panel(ax: Any, slot: str, labels: Sequence[str], matrix: np.ndarray) -> None:
+    wrong = _off_diagonal(matrix)
+    if not wrong.sum():
+        return sentence_axes(ax, f"No {slot} is confused.")
+    masked = np.ma.masked_equal(wrong, 0)
+    ax.imshow(masked, cmap="YlOrBr", vmin=0, vmax=wrong.max(), interpolation="nearest")
+    ax.plot([-0.5, len(labels) - 0.5], [-0.5, len(labels) - 0.5], color=PALE, linewidth=0.8, zorder=0)
+    size = 7.5 if len(labels) < 25 else 5.8
+    ax.set_xticks(range(len(labels)), labels, fontsize=size)
+    ax.set_yticks(range(len(labels)), labels, fontsize=size)
+    ax.tick_params(length=0)
+    ax.set(xlabel="read as", ylabel="in the label")
+    ax.spines[:].set(visible=True, color=PALE)
+    row, column = np.unravel_index(wrong.argmax(), wrong.shape)
+    ax.set_title(f"{slot}: {labels[row]} as {labels[column]} {_times(wrong.max())}", fontsize=10)
+    return None
+
+
+def _calibration_panel(ax: Any, table: pd.DataFrame, bins: int) -> float:
+    """Draw accuracy by confidence with a strip of how many rows each bin has; return the expected calibration error."""
+    edges = np.linspace(0, 1, bins + 1)
+    number = np.clip(np.digitize(table["confidence"], edges[1:-1]), 0, bins - 1)
+    rows = table.groupby(number).agg(confidence=("confidence", "mean"), right=("correct", "sum"), n=("correct", "size"))
+    accuracy = rows["right"] / rows["n"]
+    bounds = np.array([wilson_interval(int(r), int(n)) for r, n in zip(rows["right"], rows["n"], strict=True)])
+    ax.bar(
+        edges[rows.index] + 0.5 / bins,
+        rows["n"] / rows["n"].sum(),
+        0.94 / bins,
+        color=PALE,
+        zorder=0,
+        label="share of rows",
+    )
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+    reach = np.maximum(0, np.vstack([accuracy - bounds[:, 0], bounds[:, 1] - accuracy]))
+    ax.errorbar(
+        rows["confidence"], accuracy, yerr=reach, fmt="o", color=BLUE, markersize=5, capsize=2.5, label="accuracy"
+    )
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy, with 95 % interval")
+    percent_axis(ax.xaxis)
+    percent_axis(ax.yaxis)
+    ax.legend(loc="upper left")
+    ax.set_title("Dots under the dashed line: too sure of itself")
+    return float((rows["n"] * (rows["confidence"] - accuracy).abs()).sum() / rows["n"].sum())
+
+
+def _coverage_panel(ax: Any, table: pd.DataFrame) -> None:
+    right = table.sort_values("confidence", ascending=False, kind="stable")["correct"].to_numpy()
+    accuracy = np.cumsum(right) / np.arange(1, len(right) + 1)
+    coverage = np.arange(1, len(right) + 1) / len(right)
+    ax.plot(coverage, accuracy, color=BLUE, linewidth=1.8)
+    ax.set(
+        xlim=(0, 1),
+        ylim=(max(0.0, accuracy.min() - 0.1), 1.01),
+        xlabel="share of rows kept, the surest first",
+        ylabel="accuracy of those kept",
+    )
+    percent_axis(ax.xaxis)
+    percent_axis(ax.yaxis)
+    ax.grid(axis="y")
+    half = accuracy[(len(right) - 1) // 2]
+    ax.set_title(f"The surest half is {_share(half)} right, all rows {_share(accuracy[-1])}")
+
+
+def _diagonal(ax: Any, known: pd.DataFrame) -> None:
+    values = known[["_cv", "_public"]].to_numpy()
+    low, high = values.min(), values.max()
+    room = max(0.01, 0.18 * (high - low))
+    ax.plot([low - room, high + room], [low - room, high + room], color=GREY, linewidth=1, linestyle="--")
+    if {"low", "high"} <= set(known.columns):
+        ends = known[["low", "high"]].apply(pd.to_numeric, errors="coerce")
+        ax.hlines(known["_public"], ends["low"], ends["high"], color=BLUE, alpha=0.4, linewidth=2)
+
+
+def _name_points(ax: Any, known: pd.DataFrame, names: Iterable[str]) -> None:
+    middle = known["_cv"].median()
+    for x, y, name in zip(known["_cv"], known["_public"], names, strict=True):
+        side = 1 if x <= middle else -1
+        align = "left" if side > 0 else "right"
+        ax.annotate(
+            shown_name(name), (x, y), (7 * side, -2), textcoords="offset points", ha=align, va="top", fontsize=8.5
+        )
+
+
+def _leaderboard_title(known: pd.DataFrame, n: int) -> str:
+    gap = float((known["_public"] - known["_cv"]).mean())
+    waiting = f"; {n - len(known)} wait for their score" if n > len(known) else ""
+    side = "above" if gap >= 0 else "below"
+    return f"The public score lies {100 * abs(gap):.1f} points {side} the CV on average{waiting}"
+
+
+def _ensemble_title(ordered: pd.DataFrame, kinds: pd.Series) -> str:
+    members, ensembles = ordered.loc[kinds != "ensemble", "accuracy"], ordered.loc[kinds == "ensemble", "accuracy"]
+    if members.empty or ensembles.empty:
+        return f"Best: {ordered['name'].iloc[0]}"
+    gain = 100 * (ensembles.max() - members.max())
+    verb = "gains" if gain >= 0 else "loses"
+    return f"The best ensemble {verb} {abs(gain):.2f} points over the best single model"
+
+
+def _share(share: float) -> str:
+    """Return a share as a percentage with as many digits as matter."""
+    percent = 100 * float(share)
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    return f"{percent:.1f} %" if 0 < percent < 10 or 99 < percent < 100 else f"{percent:.0f} %"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _top(counts: Mapping[str, int], n: int) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: -item[1])[:n]
