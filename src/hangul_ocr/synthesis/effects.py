@@ -1,0 +1,157 @@
+"""Colours, backgrounds and damage of synthetic crops. Images are (H, W, 3) float32 in 0..255 unless said.
+
+Everything draws from the generator that is passed in and nothing else, so a crop is the same in every process.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_MAX_TRIES = 12
+
+
+def luma(colour: np.ndarray) -> float:
+    """Return the brightness (0..255) of one RGB colour."""
+    return float(colour @ LUMA)
+
+
+def text_colours(rng: np.random.Generator, min_contrast: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return (text, background) RGB float32 colours whose luma differs by ``min_contrast`` at least."""
+    pairs = rng.uniform(0, 255, (_MAX_TRIES, 2, 3)).astype(np.float32)
+    grey = rng.random((_MAX_TRIES, 2, 1), np.float32)
+    level = pairs @ LUMA
+    pairs = np.where(grey < 0.45, level[..., None] + (pairs - level[..., None]) * grey * 0.5, pairs)
+    enough = np.flatnonzero(np.abs(level[:, 0] - level[:, 1]) >= min_contrast)
+    if len(enough):
+        return pairs[enough[0], 0], pairs[enough[0], 1]
+    dark, light = np.full(3, 25, np.float32), np.full(3, 230, np.float32)
+    return (dark, light) if rng.random() < 0.5 else (light, dark)
+
+
+def colour_near(rng: np.random.Generator, colour: np.ndarray, reach: float) -> np.ndarray:
+    """Return a colour whose channels lie at most ``reach`` from those of ``colour``."""
+    return np.clip(colour + rng.uniform(-reach, reach, 3).astype(np.float32), 0, 255)
+
+
+def flat(shape: tuple[int, int], colour: np.ndarray) -> np.ndarray:
+    """Return an image of one colour."""
+    image = np.empty((*shape, 3), np.float32)
+    image[:] = colour
+    return image
+
+
+def ramp(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Return an (H, W) float32 linear ramp from -1 to 1 in a random direction."""
+    angle = rng.random() * 2 * np.pi
+    across = np.linspace(-np.cos(angle), np.cos(angle), shape[1], dtype=np.float32)
+    down = np.linspace(-np.sin(angle), np.sin(angle), shape[0], dtype=np.float32)
+    return (across[None, :] + down[:, None]) * np.float32(1 / (abs(np.cos(angle)) + abs(np.sin(angle))))
+
+
+def add_gradient(rng: np.random.Generator, image: np.ndarray, reach: float) -> None:
+    """Add a linear change of colour, at most ``reach`` at the ends, in place."""
+    image += ramp(rng, image.shape[:2])[..., None] * rng.uniform(-reach, reach, 3).astype(np.float32)
+
+
+def add_texture(rng: np.random.Generator, image: np.ndarray, reach: float) -> None:
+    """Add soft blotches (low-frequency noise) of about ``reach``, in place."""
+    height, width = image.shape[:2]
+    cell = rng.uniform(0.15, 0.8) * min(height, width)
+    coarse = rng.uniform(-reach, reach, (int(height / cell) + 2, int(width / cell) + 2)).astype(np.float32)
+    image += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+
+
+def add_clutter(rng: np.random.Generator, image: np.ndarray, colour: np.ndarray, reach: float) -> None:
+    """Draw lines, blocks and discs in colours near ``colour``: bricks, frames, ornaments; in place."""
+    height, width = image.shape[:2]
+    for _ in range(int(rng.integers(1, 5))):
+        near = tuple(map(float, colour_near(rng, colour, reach)))
+        (x0, y0), (x1, y1) = (rng.random((2, 2)) * 1.2 - 0.1) * (width, height)
+        first, second = (int(x0), int(y0)), (int(x1), int(y1))
+        match int(rng.integers(3)):
+            case 0:
+                cv2.rectangle(image, first, second, near, -1)
+            case 1:
+                cv2.line(image, first, second, near, int(rng.integers(1, max(2, height // 6) + 1)), cv2.LINE_AA)
+            case 2:
+                cv2.circle(image, first, int(rng.uniform(0.1, 0.6) * min(height, width)) + 1, near, -1, cv2.LINE_AA)
+
+
+def add_stripes(rng: np.random.Generator, image: np.ndarray, reach: float) -> None:
+    """Add regular stripes (shutters, panels, paper lines) of at most ``reach``, in place."""
+    height, width = image.shape[:2]
+    period = rng.uniform(0.12, 0.6) * min(height, width)
+    along = np.arange(height if rng.random() < 0.5 else width, dtype=np.float32)
+    wave = np.sign(np.sin(along * np.float32(2 * np.pi / period))) * np.float32(rng.uniform(-reach, reach))
+    image += wave[:, None, None] if len(wave) == height else wave[None, :, None]
+
+
+def blend(image: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
+    """Lay ``colour`` (one RGB colour or an image) over ``image`` by ``alpha`` (H, W) in 0..1, in place."""
+    image += (colour - image) * alpha[..., None]
+
+
+def shifted(mask: np.ndarray, dx: float, dy: float) -> np.ndarray:
+    """Return ``mask`` moved by (dx, dy) pixels."""
+    return cv2.warpAffine(mask, np.array([[1, 0, dx], [0, 1, dy]], np.float32), mask.shape[::-1])
+
+
+def fatter(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Return ``mask`` grown by ``radius`` pixels."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return cv2.dilate(mask, kernel)
+
+
+def reweighted(mask: np.ndarray, weight: float) -> np.ndarray:
+    """Return ``mask`` with bolder (``weight`` > 0) or thinner (< 0) strokes, by a blend with its dilation or erosion."""
+    changed = (cv2.dilate if weight > 0 else cv2.erode)(mask, _SQUARE)
+    return cv2.addWeighted(mask, 1 - abs(weight), changed, abs(weight), 0)
+
+
+_SQUARE = np.ones((3, 3), np.uint8)
+
+
+def blurred(rng: np.random.Generator, image: np.ndarray, strength: float) -> np.ndarray:
+    """Return the image out of focus or, one time in three, moved; ``strength`` in pixels for the height of 48."""
+    reach = strength * min(image.shape[:2]) / 48
+    if rng.random() < 0.67:
+        return cv2.GaussianBlur(image, (0, 0), max(0.3, rng.uniform(0.3, 1.0) * reach))
+    return cv2.filter2D(image, -1, _motion_kernel(rng.uniform(1.5, 3.0) * reach, rng.random() * np.pi))
+
+
+def _motion_kernel(length: float, angle: float) -> np.ndarray:
+    half = max(1, round(length / 2))
+    kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
+    end = np.array([np.cos(angle), np.sin(angle)]) * half
+    first, last = (half - end).round().astype(int), (half + end).round().astype(int)
+    cv2.line(kernel, tuple(map(int, first)), tuple(map(int, last)), 1.0)
+    return kernel / kernel.sum()
+
+
+def relight(rng: np.random.Generator, image: np.ndarray, strength: float) -> None:
+    """Multiply by a linear change of light between 1 - strength and 1 + strength, in place."""
+    image *= (1 + ramp(rng, image.shape[:2]) * np.float32(rng.uniform(0, strength)))[..., None]
+
+
+def add_grain(rng: np.random.Generator, image: np.ndarray, strength: float) -> None:
+    """Add sensor noise with a standard deviation of at most ``strength``, in place."""
+    grain = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
+    image += (grain.astype(np.float32) - 127.5) * np.float32(rng.uniform(0.1, 1.0) * strength / 74)
+
+
+def coarser(rng: np.random.Generator, image: np.ndarray, smallest: float) -> np.ndarray:
+    """Return the uint8 image scaled down to a short side of at least ``smallest`` pixels and up again."""
+    height, width = image.shape[:2]
+    factor = max(rng.uniform(0.35, 0.9), smallest / min(height, width))
+    if factor >= 1:
+        return image
+    small = cv2.resize(image, (max(1, round(width * factor)), max(1, round(height * factor))), interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def recompressed(rng: np.random.Generator, image: np.ndarray, quality: tuple[int, int]) -> np.ndarray:
+    """Return the uint8 RGB image after JPEG compression."""
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(*quality))])
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)

@@ -1,0 +1,267 @@
+"""Which fonts can really draw Korean: found on the system and in pip packages, and checked glyph by glyph.
+
+A font's cmap lies: several Korean fonts map all 11,172 syllables and leave most of them blank. So a character counts
+as covered only where its outline has an extent.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from fontTools.ttLib import TTCollection, TTFont, TTLibError
+from PIL import ImageFont
+from tqdm.auto import tqdm
+
+from hangul_ocr.hangul import ASCII, HangulOcrError, is_syllable, ksx1001_syllables
+from hangul_ocr.synthesis.cache import read_cached, write_cached
+
+FONT_PACKAGES = ("koreanize-matplotlib", "pylopdf-fonts-ko")
+FONT_SUFFIXES = frozenset({".ttf", ".otf", ".ttc", ".otc", ".woff2"})
+# Below this many of KS X 1001's 2,350 syllables a font is a showpiece, not one to set words in.
+MIN_SYLLABLES = 2000
+# A real font may draw a handful of syllables with one glyph; a placeholder box serves hundreds.
+MAX_CHARACTERS_OF_A_GLYPH = 4
+VARIABLE_WEIGHTS = (300, 400, 600, 800)
+
+# What fontTools and FreeType raise on a damaged file.
+_DAMAGED = (TTLibError, HangulOcrError, OSError, struct.error, AssertionError, AttributeError, LookupError, ValueError)
+
+_CACHE_NAME = "fonts-1.json"
+_PROBE_SIZE = 32
+_WEIGHT_WORD = re.compile(
+    r"[\s_-]*(thin|hairline|(extra|ultra|semi|demi)?[\s-]?light|regular|medium|(semi|demi|extra|ultra)?[\s-]?bold|heavy|black)$",
+    re.IGNORECASE,
+)
+_KINDS = {
+    "serif": re.compile(r"serif|myeongjo|myungjo|batang|gungs|명조|바탕|궁서", re.IGNORECASE),
+    "hand": re.compile(r"brush|pen|hand|script|jua|yeonsung|kirang|pilgi|손|붓|펜", re.IGNORECASE),
+    "mono": re.compile(r"coding|mono|typewriter|코딩", re.IGNORECASE),
+}
+
+
+@dataclass(frozen=True)
+class FontFace:
+    """One drawable face: a file, the face's index in it, and for a variable font its position on the axes.
+
+    ``covers`` holds those characters of ASCII and KS X 1001 (in code-point order) whose glyph has an outline.
+    """
+
+    path: str
+    index: int
+    family: str
+    style: str
+    covers: str
+    axes: tuple[float, ...] = ()
+
+    def load(self, size: int) -> ImageFont.FreeTypeFont:
+        """Return this face at ``size`` pixels an em. Raises ``HangulOcrError`` where the file has gone."""
+        try:
+            font = ImageFont.truetype(self.path, size, index=self.index, layout_engine=ImageFont.Layout.BASIC)
+        except OSError as error:
+            raise HangulOcrError(f"cannot read the font {self.path} ({error}); reinstall it or clear the cache") from error
+        if self.axes:
+            font.set_variation_by_axes(list(self.axes))
+        return font
+
+    @property
+    def kind(self) -> str:
+        """Return the rough kind of design that the family's name tells: serif, hand, mono or sans."""
+        return next((kind for kind, pattern in _KINDS.items() if pattern.search(self.family)), "sans")
+
+
+def find_fonts() -> list[FontFace]:
+    """Return every usable Korean face of this machine, ordered by family and style.
+
+    Files that were looked at before come from the cache. Raises ``HangulOcrError`` where there is no Korean font.
+    """
+    known = _load_cache()
+    files = {_signature(path): path for path in sorted(set(font_files()))}
+    fresh = [signature for signature in files if signature not in known]
+    for signature in tqdm(fresh, desc="checking fonts", disable=len(fresh) < 20, leave=False):
+        known[signature] = [asdict(face) for face in inspect_font(files[signature])]
+    if fresh:
+        write_cached(_CACHE_NAME, json.dumps(known, ensure_ascii=False))
+    faces = [_face_from_json(face) for signature in files for face in known[signature]]
+    if not faces:
+        raise HangulOcrError(f"no Korean font found: pip install {' '.join(FONT_PACKAGES)}, or install fonts-nanum")
+    return _without_twins(faces)
+
+
+def inspect_font(path: str | Path) -> list[FontFace]:
+    """Return the usable Korean faces of one font file; none where it is damaged or draws too little Hangul."""
+    try:
+        return [face for index, font in _open_faces(Path(path)) for face in _usable_faces(Path(path), index, font)]
+    except _DAMAGED:
+        return []
+
+
+def family_key(family: str) -> str:
+    """Return what two names of one design share: ``Noto Sans CJK KR`` and ``Noto Sans KR`` are the same drawing."""
+    words = [word for word in family.lower().split() if word not in {"cjk", "kr", "jp", "sc", "tc", "hk"}]
+    return "".join(words)
+
+
+def split_families(
+    faces: Iterable[FontFace], seed: int, n_held_out: int = 1
+) -> tuple[list[FontFace], list[FontFace]]:
+    """Split by family into faces to train with and faces to hold out; all weights of a family stay together.
+
+    At least one family stays for training. Families whose kind (sans, serif ...) has another member are held out first,
+    so that training still sees every kind; among those the ones with the fewest faces, so that it loses the least
+    variety. With the three families of the pip packages that is Noto Sans KR: Nanum Gothic, also a sans, has four
+    weights, and Noto Serif KR is the only serif.
+    """
+    faces = list(faces)
+    held: set[str] = set()
+    for _ in range(n_held_out):
+        left = [face for face in faces if family_key(face.family) not in held]
+        if len({family_key(face.family) for face in left}) < 2:
+            break
+        held.add(_next_to_hold_out(left, seed + len(held)))
+    train = [face for face in faces if family_key(face.family) not in held]
+    return train, [face for face in faces if family_key(face.family) in held]
+
+
+def _next_to_hold_out(faces: list[FontFace], seed: int) -> str:
+    members: dict[str, set[str]] = defaultdict(set)
+    for face in faces:
+        members[face.kind].add(family_key(face.family))
+    n_faces = Counter(family_key(face.family) for face in faces)
+    spare = sorted(key for keys in members.values() if len(keys) > 1 for key in keys) or sorted(n_faces)
+    fewest = [key for key in spare if n_faces[key] == min(n_faces[other] for other in spare)]
+    return fewest[int(np.random.default_rng(seed).integers(len(fewest)))]
+
+
+def font_files() -> list[str]:
+    """Return the paths of font files that may be Korean: the system's, and those of the installed font packages."""
+    return _package_fonts() + (_fontconfig_fonts() if shutil.which("fc-list") else _folder_fonts())
+
+
+def _package_fonts() -> list[str]:
+    """Return font files by the packages' own records: importing koreanize-matplotlib needs distutils and fails."""
+    found = []
+    for package in FONT_PACKAGES:
+        try:
+            files = importlib.metadata.files(package) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found += [str(file.locate()) for file in files if file.suffix.lower() in FONT_SUFFIXES]
+    return [path for path in found if Path(path).is_file()]
+
+
+def _fontconfig_fonts() -> list[str]:
+    """Return the files in which fontconfig sees the syllable 가 (U+AC00)."""
+    command = ["fc-list", ":charset=ac00", "file"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return _folder_fonts()
+    paths = [line.strip().rstrip(":") for line in listed.splitlines()]
+    return [path for path in paths if Path(path).suffix.lower() in FONT_SUFFIXES and Path(path).is_file()]
+
+
+def _folder_fonts() -> list[str]:
+    folders = [folder for folder in _system_folders() if folder.is_dir()]
+    files = (path for folder in folders for path in folder.rglob("*"))
+    return [str(path) for path in files if path.suffix.lower() in FONT_SUFFIXES and path.is_file()]
+
+
+def _system_folders() -> list[Path]:
+    home = Path.home()
+    if sys.platform == "win32":
+        local = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        return [Path(os.environ.get("WINDIR") or "C:/Windows") / "Fonts", local / "Microsoft" / "Windows" / "Fonts"]
+    if sys.platform == "darwin":
+        return [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library" / "Fonts"]
+    return [Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), home / ".fonts", home / ".local" / "share" / "fonts"]
+
+
+def _signature(path: str) -> str:
+    status = os.stat(path)
+    return f"{path}|{status.st_mtime_ns}|{status.st_size}"
+
+
+def _load_cache() -> dict[str, list[dict]]:
+    try:
+        known = json.loads(read_cached(_CACHE_NAME) or "{}")
+    except json.JSONDecodeError:
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _face_from_json(record: dict) -> FontFace:
+    return FontFace(**{**record, "axes": tuple(record["axes"])})
+
+
+def _open_faces(path: Path) -> list[tuple[int, TTFont]]:
+    """Return (index, face) of a file; of a regional collection (JP, KR, SC, TC) the Korean face or else the first."""
+    if path.suffix.lower() not in {".ttc", ".otc"}:
+        return [(0, TTFont(path, lazy=True))]
+    faces = list(enumerate(TTCollection(path, lazy=True).fonts))
+    korean = [(i, face) for i, face in faces if " KR" in (face["name"].getBestFamilyName() or "")]
+    regional = any(" JP" in (face["name"].getBestFamilyName() or "") for _, face in faces)
+    return (korean or faces[:1]) if regional else faces
+
+
+def _usable_faces(path: Path, index: int, font: TTFont) -> list[FontFace]:
+    family, style = _names(font, path)
+    face = FontFace(str(path), index, family, style, "")
+    if ord("가") not in (cmap := font.getBestCmap() or {}):
+        return []
+    covers = _outlined(face, cmap)
+    if sum(map(is_syllable, covers)) < MIN_SYLLABLES:
+        return []
+    return [replace(face, covers=covers, style=name, axes=axes) for name, axes in _weights(font, style)]
+
+
+def _names(font: TTFont, path: Path) -> tuple[str, str]:
+    """Return family and style in English, the weight moved from the family's name to the style."""
+    family = font["name"].getBestFamilyName() or path.stem
+    style = font["name"].getBestSubFamilyName() or "Regular"
+    while len(shorter := _WEIGHT_WORD.sub("", family)) < len(family) and shorter:
+        style, family = f"{family[len(shorter) :].strip(' _-')} {style}", shorter
+    return family, style
+
+
+def _outlined(face: FontFace, cmap: dict[int, str]) -> str:
+    """Return the characters that the face maps, draws with some extent, and does not draw with a shared placeholder."""
+    wanted = [c for c in ASCII + ksx1001_syllables() if cmap.get(ord(c), ".notdef") != ".notdef"]
+    users = Counter(cmap[ord(c)] for c in wanted)
+    font = face.load(_PROBE_SIZE)
+    return "".join(c for c in wanted if users[cmap[ord(c)]] <= MAX_CHARACTERS_OF_A_GLYPH and _has_outline(font, c))
+
+
+def _has_outline(font: ImageFont.FreeTypeFont, character: str) -> bool:
+    left, top, right, bottom = font.getbbox(character, anchor="ls")
+    return right > left and bottom > top  # Pillow counts the advance as width: a blank glyph has no height
+
+
+def _weights(font: TTFont, style: str) -> list[tuple[str, tuple[float, ...]]]:
+    """Return (style, axes) for each weight to draw: one for a static font, several for a variable one."""
+    axes = font["fvar"].axes if "fvar" in font else []
+    weight = next((axis for axis in axes if axis.axisTag == "wght"), None)
+    if weight is None:
+        return [(style, ())]
+    values = [value for value in VARIABLE_WEIGHTS if weight.minValue <= value <= weight.maxValue]
+    return [
+        (f"wght {value}", tuple(float(value if axis is weight else axis.defaultValue) for axis in axes))
+        for value in values or [int(weight.defaultValue)]
+    ]
+
+
+def _without_twins(faces: list[FontFace]) -> list[FontFace]:
+    """Drop a second copy of the same face (a system font that a package brings as well), and order by name."""
+    unique = {(family_key(face.family), face.style): face for face in reversed(faces)}
+    return sorted(unique.values(), key=lambda face: (face.family, face.style, face.path))
