@@ -1,0 +1,81 @@
+"""Tables as people save them: CSV in UTF-8 (with or without a mark) or cp949, read strictly and written whole."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from hangul_ocr.hangul import HangulOcrError
+
+_BYTE_ORDER_MARK = "\ufeff"
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file; every value is a string as written (``NA`` and ``null`` are words).
+
+    Raises ``HangulOcrError`` for a missing or undecodable file, and for a row with another number of fields than the
+    header: guessing there would move a label to another column.
+    """
+    rows = _rows(path, _text(path))
+    if not rows:
+        raise HangulOcrError(f"{path}: the file is empty; put the original file there again")
+    header = [name.strip() for name in rows[0][1]]
+    if len(set(header)) != len(header):
+        raise HangulOcrError(f"{path}: the header repeats a column ({', '.join(header)}); rename one")
+    for line, row in rows[1:]:
+        if len(row) != len(header):
+            raise HangulOcrError(
+                f"{path}: line {line} has {len(row)} fields, the header {len(header)}; quote values that hold a comma"
+            )
+    return pd.DataFrame([row for _, row in rows[1:]], columns=header, dtype=object)
+
+
+def write_table(table: pd.DataFrame, path: Path, encoding: str = "utf-8") -> Path:
+    """Write ``table`` as CSV without its index, aside first, so that a failure leaves the former file as it was.
+
+    Raises ``HangulOcrError`` if the disk is full.
+    """
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(aside, index=False, encoding=encoding, errors="backslashreplace", lineterminator="\n")
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        if error.errno in FULL_DISK:
+            raise HangulOcrError(f"{path}: the disk is full; make room and run this step again") from None
+        raise HangulOcrError(f"{path}: cannot be written ({error.strerror}); check the folder's permissions") from None
+    return path
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise HangulOcrError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    for encoding in ("utf-8-sig", "cp949"):
+        try:
+            # Files joined by hand carry further byte order marks inside; they are never part of a label.
+            return data.decode(encoding).replace(_BYTE_ORDER_MARK, "")
+        except UnicodeDecodeError:
+            continue
+    raise HangulOcrError(f"{path}: neither UTF-8 nor cp949; save it as `CSV UTF-8`")
+
+
+def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    """Return (line number, fields) of each row that holds anything; Excel leaves rows of commas at the end."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = []
+    try:
+        for row in reader:
+            if any(row):
+                rows.append((reader.line_num, row))
+    except csv.Error as error:
+        raise HangulOcrError(f"{path}: line {reader.line_num} is not CSV ({error}); check its quotation marks") from None
+    return rows
