@@ -70,7 +70,7 @@ class FontFace:
         try:
             font = ImageFont.truetype(self.path, size, index=self.index, layout_engine=ImageFont.Layout.BASIC)
         except OSError as error:
-            raise HangulOcrError(f"cannot read the font {self.path} ({error}); reinstall it or clear the cache") from error
+            raise HangulOcrError(f"cannot read the font {self.path} ({error}): reinstall it") from error
         if self.axes:
             font.set_variation_by_axes(list(self.axes))
         return font
@@ -113,9 +113,7 @@ def family_key(family: str) -> str:
     return "".join(words)
 
 
-def split_families(
-    faces: Iterable[FontFace], seed: int, n_held_out: int = 1
-) -> tuple[list[FontFace], list[FontFace]]:
+def split_families(faces: Iterable[FontFace], seed: int, n_held_out: int = 1) -> tuple[list[FontFace], list[FontFace]]:
     """Split by family into faces to train with and faces to hold out; all weights of a family stay together.
 
     At least one family stays for training. Families whose kind (sans, serif ...) has another member are held out first,
@@ -185,7 +183,8 @@ def _system_folders() -> list[Path]:
         return [Path(os.environ.get("WINDIR") or "C:/Windows") / "Fonts", local / "Microsoft" / "Windows" / "Fonts"]
     if sys.platform == "darwin":
         return [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library" / "Fonts"]
-    return [Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), home / ".fonts", home / ".local" / "share" / "fonts"]
+    own = [home / ".fonts", home / ".local" / "share" / "fonts"]
+    return [Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), *own]
 
 
 def _signature(path: str) -> str:

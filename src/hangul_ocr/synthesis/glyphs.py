@@ -45,7 +45,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A text laid out: glyphs, ``centres`` (n, 2) of all characters (spaces too), and the ink's box (x0, y0, x1, y1)."""
+    """A text laid out: glyphs, ``centres`` (n, 2) of all characters, spaces too, and the ink's box (x0, y0, x1, y1)."""
 
     placed: list[Placed]
     centres: np.ndarray

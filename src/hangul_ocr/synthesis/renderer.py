@@ -6,6 +6,7 @@ A text becomes an alpha mask (glyphs.py), the mask is warped once into the crop,
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,9 +182,7 @@ class Renderer:
         centres = cv2.perspectiveTransform((layout.centres - np.float32(origin))[None], matrix)[0]
         return masks, np.clip(centres / np.float32([width, height]), 0, 1)
 
-    def _neighbour_mask(
-        self, layout: glyphs.Layout, size: int, vertical: bool, rng: np.random.Generator
-    ) -> np.ndarray:
+    def _neighbour_mask(self, layout: glyphs.Layout, size: int, vertical: bool, rng: np.random.Generator) -> np.ndarray:
         """Return the mask of other text around this one: pieces of the line before or after, cut by the crop."""
         x0, y0, x1, y1 = layout.box
         pad = size // 2
@@ -215,15 +214,20 @@ def _spacing(limits: tuple[float, float], rng: np.random.Generator) -> float:
 
 def _moved_quad(width: float, height: float, style: Style, rng: np.random.Generator) -> np.ndarray:
     """Return where the text box's corners (4, 2) go: stretched, sheared, rotated, and each moved a little."""
-    quad = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]]) * (width, height)
-    stretch = np.exp(rng.uniform(*np.log(style.stretch)))
-    shear = rng.normal() * style.shear
+    low, high = style.stretch
+    stretch = low * (high / low) ** rng.random()
+    turn, lean = rng.standard_normal(2).tolist()
     # A long line turned far would be a thin diagonal in a large square: its angle is bounded by its shape.
-    bound = np.arctan(0.45 * min(width, height) / max(width, height))
-    angle = np.clip(np.radians(rng.normal() * style.rotation), -bound, bound)
-    cos, sin = np.cos(angle), np.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[stretch, shear * (width < 3 * height)], [0, 1]])
-    return quad @ linear.T + rng.uniform(-1, 1, (4, 2)) * style.perspective * min(width * stretch, height)
+    bound = math.atan(0.45 * min(width, height) / max(width, height))
+    angle = max(-bound, min(bound, math.radians(turn * style.rotation)))
+    shear = lean * style.shear
+    cos, sin = math.cos(angle), math.sin(angle)
+    linear = np.array([[cos * stretch, sin * stretch], [cos * shear - sin, sin * shear + cos]])
+    jitter = (rng.random((4, 2)) * 2 - 1) * (style.perspective * min(width * stretch, height))
+    return _UNIT_BOX * (width, height) @ linear + jitter
+
+
+_UNIT_BOX = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
 
 
 def _crop(
@@ -240,75 +244,74 @@ def _crop(
 
 def _colour(masks: list[np.ndarray], style: Style, rng: np.random.Generator) -> np.ndarray:
     """Return the (H, W, 3) float32 scene: background, neighbours, shadow, outline, text."""
-    alpha = masks[0].astype(np.float32) / 255
+    alpha, *others = (mask * np.float32(1 / 255) for mask in masks)
     text, ground = effects.text_colours(rng, style.min_contrast)
     contrast = abs(effects.luma(text) - effects.luma(ground))
-    image = _background(alpha.shape, ground, contrast * 0.35, style, rng)
-    for mask in masks[1:]:
-        effects.blend(image, text if rng.random() < 0.7 else effects.colour_near(rng, ground, 90), mask * np.float32(1 / 255))
+    image = _background(alpha.shape, ground, contrast * 0.45, style, rng)
+    for other in others:
+        image = effects.blend(image, text if rng.random() < 0.7 else effects.colour_near(rng, ground, 90), other)
     if rng.random() < style.shadow:
-        _cast_shadow(image, alpha, ground, rng)
+        image = _with_shadow(image, alpha, ground, rng)
     if rng.random() < style.outline:
-        _draw_outline(image, masks[0], text, rng)
-    effects.blend(image, _text_fill(image.shape, text, contrast, style, rng), alpha)
-    return image
+        image = _with_rim(image, masks[0], text, rng)
+    return effects.blend(image, _text_fill(alpha.shape, text, contrast * 0.25, style, rng), alpha)
 
 
 def _background(
     shape: tuple[int, int], ground: np.ndarray, reach: float, style: Style, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the ground; nothing on it departs from its colour by much more than ``reach``, so text stays legible."""
+    """Return the ground, on which nothing departs from its colour by much more than ``reach``: text stays legible."""
     image = effects.flat(shape, ground)
-    gradient, texture, stripes, clutter = rng.random(4) < (style.gradient, style.texture, style.stripes, style.clutter)
+    chosen = rng.random(4) < (style.clutter, style.gradient, style.stripes, style.texture)
+    clutter, gradient, stripes, texture = chosen.tolist()
+    reach /= max(1, chosen.sum())
     if clutter:
         effects.add_clutter(rng, image, ground, reach)
     if gradient:
-        effects.add_gradient(rng, image, reach)
+        image = effects.add_gradient(rng, image, reach)
     if stripes:
-        effects.add_stripes(rng, image, reach * 0.6)
+        effects.add_stripes(rng, image, reach)
     if texture:
-        effects.add_texture(rng, image, reach * 0.6)
+        image = effects.add_texture(rng, image, reach)
     return image
 
 
 def _text_fill(
-    shape: tuple[int, ...], text: np.ndarray, contrast: float, style: Style, rng: np.random.Generator
+    shape: tuple[int, int], text: np.ndarray, reach: float, style: Style, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the text's colour, or for some an image in which it changes."""
+    """Return the text's colour, or for some an image in which it changes by ``reach``."""
     if rng.random() >= style.shaded_text:
         return text
-    fill = effects.flat(shape[:2], text)
-    effects.add_gradient(rng, fill, contrast * 0.35)
-    return fill
+    return effects.add_gradient(rng, effects.flat(shape, text), reach)
 
 
-def _cast_shadow(image: np.ndarray, alpha: np.ndarray, ground: np.ndarray, rng: np.random.Generator) -> None:
+def _with_shadow(image: np.ndarray, alpha: np.ndarray, ground: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the image with the text's soft shadow, darker than the ground."""
     reach = 0.08 * min(alpha.shape)
     dx, dy = rng.uniform(-reach, reach, 2)
     shadow = cv2.GaussianBlur(effects.shifted(alpha, dx, dy), (0, 0), max(0.4, reach * rng.uniform(0.1, 0.5)))
-    effects.blend(image, ground * np.float32(rng.uniform(0.2, 0.6)), shadow * np.float32(rng.uniform(0.4, 0.9)))
+    return effects.blend(image, ground * np.float32(rng.uniform(0.2, 0.6)), shadow * np.float32(rng.uniform(0.4, 0.9)))
 
 
-def _draw_outline(image: np.ndarray, mask: np.ndarray, text: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw a rim around the text, in a colour that differs from it."""
+def _with_rim(image: np.ndarray, mask: np.ndarray, text: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the image with a rim around the text, light around dark text and dark around light."""
     radius = max(1, round(min(mask.shape) * rng.uniform(0.02, 0.06)))
     level = 245.0 if effects.luma(text) < 128 else 15.0
     rim = effects.colour_near(rng, np.full(3, level, np.float32), 40)
-    effects.blend(image, rim, effects.fatter(mask, radius).astype(np.float32) / 255)
+    return effects.blend(image, rim, effects.fatter(mask, radius) * np.float32(1 / 255))
 
 
 def _damage(image: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
-    """Return the photograph of the scene, (H, W, 3) uint8: light, lens, sensor, resolution and compression."""
-    relight, blur, grain, low, jpeg = rng.random(5) < (
-        *(style.relight, style.blur, style.grain, style.low_resolution, style.jpeg),
-    )
-    if relight:
-        effects.relight(rng, image, 0.3)
-    if blur:
+    """Return the photograph of the scene, (H, W, 3) uint8: light, lens or resolution, sensor and compression."""
+    relight, soft, grain, jpeg = rng.random(4).tolist()
+    if relight < style.relight:
+        image = effects.relight(rng, image, 0.3)
+    # Blur and low resolution exclude each other: both at once leave nothing to read.
+    if soft < style.blur:
         image = effects.blurred(rng, image, style.blur_strength)
-    if grain:
+    elif soft > 1 - style.low_resolution:
+        image = effects.coarser(rng, image, 22)
+    if grain < style.grain:
         effects.add_grain(rng, image, style.grain_strength)
-    done = np.clip(image, 0, 255).astype(np.uint8)
-    if low:
-        done = effects.coarser(rng, done, 20)
-    return effects.recompressed(rng, done, style.jpeg_quality) if jpeg else done
+    done = np.clip(image, 0, 255, out=image).astype(np.uint8)
+    return effects.recompressed(rng, done, style.jpeg_quality) if jpeg < style.jpeg else done

@@ -28,7 +28,7 @@ LETTER_SPACED_SHARE = 0.003
 DOUBLE_SPACE_SHARE = 0.01
 
 # How often a real word comes from each source. People's names are many in the dictionary and rare on signs.
-SOURCE_SHARES = {"frequent": 0.3, "noun": 0.3, "place": 0.12, "proper": 0.1, "company": 0.12, "person": 0.02, "kiwi": 0.04}
+SOURCE_SHARES = dict(frequent=0.3, noun=0.3, place=0.12, proper=0.1, company=0.12, person=0.02, kiwi=0.04)
 
 _PACKAGES = ("python-mecab-ko-dic", "kiwipiepy_model", "wordfreq", "Faker")
 _ALLOWED = frozenset(ksx1001_syllables())
@@ -103,7 +103,7 @@ class WordSource:
             label = self._draw(rng)
             if self.side is None or self.side.allows(label):
                 return label
-        raise HangulOcrError("no label found on this side of the word split: choose a larger fraction of held-out words")
+        raise HangulOcrError("no label found on this side of the word split: hold out another fraction of the words")
 
     def training(self, random_share: float = 0.35, ascii_share: float = 0.03) -> WordSource:
         """Return this source mixed for training, where rare syllables must occur often enough to be learnt."""
