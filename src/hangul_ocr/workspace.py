@@ -306,5 +306,5 @@ def _umask() -> int:
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON, as :func:`atomic_write_text` does. Raises ``TypeError`` if JSON cannot."""
+    """Write ``value`` as indented UTF-8 JSON, as :func:`atomic_write_text` does; ``TypeError`` if JSON cannot."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
