@@ -39,12 +39,12 @@ class Columns:
     id: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Competition:
     """A competition's tables.
 
-    ``train`` has ``img_path,text`` (and whatever else train.csv holds), ``test`` has ``img_path`` (and ``id``), paths and
-    labels in NFC. ``template`` is sample_submission.csv exactly as written, joined by its column ``template_key`` and
+    ``train`` has ``img_path,text`` (and whatever else train.csv holds), ``test`` has ``img_path`` (and ``id``), paths
+    and labels in NFC. ``template`` is sample_submission.csv exactly as written, joined by its column ``template_key`` and
     filled in ``template_text``; without that file it has no columns.
     """
 
@@ -69,6 +69,8 @@ class Competition:
         if self.template.columns.empty:
             raise HangulOcrError(f"{self.folder / TEMPLATE}: not found; put the competition's file there")
         if self.template_key == self.columns.id:
+            if "id" not in self.test:
+                raise HangulOcrError(f"{self.folder / TEST}: no column {self.columns.id!r}, which {TEMPLATE} joins by")
             key_to_path = dict(zip(self.test["id"], self.test["img_path"], strict=True))
         else:
             key_to_path = {canonical_path(path): path for path in self.test["img_path"]}
@@ -122,17 +124,16 @@ def read_competition(folder: Path) -> Competition:
 
 def train_samples(competition: Competition) -> Iterator[Sample | LeftOut]:
     """Yield each row of train.csv as a sample, or as left out: ``empty label``, ``placeholder label``, ``missing
-    image`` or ``unreadable image``. Further columns of train.csv become facts, beside ``width`` and ``height``.
+    image`` or ``unreadable image``. Columns ``source`` and ``group`` of train.csv are the sample's, further ones become
+    facts beside ``width`` and ``height``.
 
     Raises ``HangulOcrError`` for a link that leads out of the folder.
     """
     files = ImageFiles(competition.folder)
-    more = [name for name in competition.train.columns if name not in ("img_path", "text")]
     for row in competition.train.to_dict("records"):
-        path, text = row["img_path"], row["text"]
+        path, text = row.pop("img_path"), row.pop("text")
         reason = _label_fault(text)
-        facts = {name: row[name] for name in more}
-        yield LeftOut(path, reason, text) if reason else _sample(files, path, text, competition.name, facts)
+        yield LeftOut(path, reason, text) if reason else _sample(files, path, text, competition.name, row)
 
 
 def test_samples(competition: Competition) -> Iterator[Sample | LeftOut]:
@@ -172,7 +173,7 @@ class ImageFiles:
         return self.folder.resolve()
 
     def find(self, path: str) -> Path | None:
-        """Return the file, or None if it does not exist. Raises ``HangulOcrError`` if a link leads out of the folder."""
+        """Return the file, or None if there is none. Raises ``HangulOcrError`` if a link leads out of the folder."""
         relative = canonical_path(path)
         file = self.folder / relative
         found = file if os.path.isfile(file) else self._find_by_listing(relative)
@@ -213,7 +214,8 @@ def _sample(files: ImageFiles, path: str, text: str, source: str, facts: dict[st
         return LeftOut(path, "unreadable image", error.strerror or str(error))
     except UnreadableImage as error:
         return LeftOut(path, "unreadable image", str(error))
-    return Sample(path, data, text, source, facts={**facts, "width": width, "height": height})
+    facts = {**facts, "width": width, "height": height}
+    return Sample(path, data, text, facts.pop("source", "") or source, facts.pop("group", ""), facts)
 
 
 def _label_fault(text: str) -> str:

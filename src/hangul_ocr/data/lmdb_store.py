@@ -312,7 +312,8 @@ def _take(item: Sample | LeftOut, alphabet: Alphabet | None, tally: _Tally, writ
         tally.left_out.append(checked)
         return
     tally.add(checked)
-    meta = {**checked.facts, "key": checked.key, "source": checked.source, "group": checked.group}
+    facts = {f"fact_{name}" if name in _RESERVED else name: value for name, value in checked.facts.items()}
+    meta = {**facts, "key": checked.key, "source": checked.source, "group": checked.group}
     writer.put(b"image-%09d" % tally.kept, checked.image)
     writer.put(b"label-%09d" % tally.kept, checked.text.encode("utf-8"))
     writer.put(b"meta-%09d" % tally.kept, json.dumps(meta, default=_plain).encode("ascii"))
@@ -424,4 +425,3 @@ def _as_count(path: Path, value: bytes | None) -> int:
     if value is None or not value.isdigit():
         raise HangulOcrError(f"{path}: an LMDB without num-samples, so not one of text crops; name another folder")
     return int(value)
-

@@ -77,5 +77,7 @@ def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
             if any(row):
                 rows.append((reader.line_num, row))
     except csv.Error as error:
-        raise HangulOcrError(f"{path}: line {reader.line_num} is not CSV ({error}); check its quotation marks") from None
+        raise HangulOcrError(
+            f"{path}: line {reader.line_num} is not CSV ({error}); check its quotation marks"
+        ) from None
     return rows

@@ -1,0 +1,156 @@
+"""The file that is handed in: exactly the template's columns, rows and order, or a refusal that says why.
+
+A log beside the submissions keeps which run, commit and cross-validated score each file came from, with a blank for the
+public score, which a person fills in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import unicodedata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from hangul_ocr.data.dacon import Competition, canonical_path
+from hangul_ocr.data.tables import read_table, write_table
+from hangul_ocr.hangul import HangulOcrError
+
+LOG_COLUMNS = ["time", "run", "commit", "cv", "cv_low", "cv_high", "public_score", "file", "sha256", "note"]
+_BYTE_ORDER_MARK = "\ufeff"
+_log = logging.getLogger(__name__)
+
+
+def write_submission(predictions: pd.DataFrame, competition: Competition, path: Path) -> Path:
+    """Write ``predictions`` (``img_path,text``, in any order) into the competition's template and return ``path``.
+
+    They are joined by path. The file is UTF-8 with BOM, as the competition's own. Raises ``HangulOcrError`` listing
+    what is wrong, and then leaves an earlier file as it was.
+    """
+    template, key, text = competition.template, competition.template_key, competition.template_text
+    paths = [canonical_path(name) for name in competition.template_paths()]
+    problems = _prediction_problems(predictions, paths)
+    if not problems:
+        by_path = dict(zip(map(canonical_path, predictions["img_path"]), predictions["text"], strict=True))
+        filled = template.assign(**{text: [by_path[name] for name in paths]})
+        problems = validate_submission(filled, template, key, text)
+    if problems:
+        raise HangulOcrError(f"{path}: not written: {'; '.join(problems)}; predict the whole test set again")
+    for warning in submission_warnings(filled, text):
+        _log.warning("%s: %s", path, warning)
+    return write_table(filled, path, encoding="utf-8-sig")
+
+
+def validate_submission(submission: pd.DataFrame, template: pd.DataFrame, key: str, text: str) -> list[str]:
+    """Return what is wrong with ``submission``, one phrase each; an empty list if it can be handed in.
+
+    ``key`` and ``text`` are the template's joining column and the column to fill.
+    """
+    marked = [name for name in submission.columns if str(name).startswith(_BYTE_ORDER_MARK)]
+    if marked:
+        return [f"a byte order mark is part of the column name {marked[0][1:]!r}"]
+    if list(submission.columns) != list(template.columns):
+        return [f"columns are {_some(submission.columns)}, not {_some(template.columns)}"]
+    problems = _row_problems(list(submission[key]), list(template[key]), key)
+    return problems + _text_problems(submission[text], submission[key])
+
+
+def validate_file(path: Path, competition: Competition) -> list[str]:
+    """Return what is wrong with the submission file at ``path``, as :func:`validate_submission` does."""
+    return validate_submission(
+        read_table(path), competition.template, competition.template_key, competition.template_text
+    )
+
+
+def submission_warnings(submission: pd.DataFrame, text: str) -> list[str]:
+    """Return what is allowed but odd: rows with no text at all."""
+    empty = int((submission[text] == "").sum())
+    return [f"{empty} of {len(submission)} predictions are empty"] if empty else []
+
+
+def log_submission(
+    log_path: Path,
+    *,
+    run: str,
+    commit: str,
+    cv: float,
+    cv_low: float,
+    cv_high: float,
+    file: Path | str,
+    sha256: str,
+    note: str = "",
+) -> None:
+    """Append a row to the log; what people typed into it stays, further columns too.
+
+    The same file of the same run is logged once. Raises ``HangulOcrError`` if the log is no log.
+    """
+    row = {"run": run, "commit": commit, "public_score": "", "file": str(file), "sha256": sha256, "note": note}
+    row |= {"cv": f"{cv:.4f}", "cv_low": f"{cv_low:.4f}", "cv_high": f"{cv_high:.4f}"}
+    row["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+    log = read_table(log_path) if log_path.is_file() else pd.DataFrame(columns=LOG_COLUMNS, dtype=object)
+    lacking = [name for name in LOG_COLUMNS if name not in log.columns]
+    if lacking:
+        raise HangulOcrError(f"{log_path}: no log of submissions ({', '.join(lacking)} missing); rename it")
+    if ((log["run"] == run) & (log["sha256"] == sha256)).any():
+        return
+    whole = pd.DataFrame([*log.to_dict("records"), row], columns=log.columns, dtype=object)
+    write_table(whole.fillna(""), log_path, encoding="utf-8-sig")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _prediction_problems(predictions: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
+    """Compare the predictions' paths with the template's, whatever their order."""
+    lacking = [name for name in ("img_path", "text") if name not in predictions.columns]
+    if lacking:
+        return [f"the predictions have no column {lacking[0]!r}"]
+    nulls = int(predictions["img_path"].isna().sum())
+    if nulls:
+        return [f"{nulls} predictions have no img_path"]
+    given = [canonical_path(name) for name in predictions["img_path"]]
+    return _difference(given, list(wanted), "img_path")
+
+
+def _row_problems(given: list[object], wanted: list[object], key: str) -> list[str]:
+    problems = _difference(given, wanted, key)
+    if not problems and given != wanted:
+        first = next(i for i, (a, b) in enumerate(zip(given, wanted, strict=True)) if a != b)
+        problems = [f"rows are in another order than the template's, from row {first + 1} ({given[first]!r})"]
+    return problems
+
+
+def _difference(given: list[object], wanted: list[object], key: str) -> list[str]:
+    """Return phrases for missing, extra and repeated keys, naming a few of each."""
+    repeated = [name for name, count in pd.Series(given, dtype=object).value_counts().items() if count > 1]
+    missing = [name for name in wanted if name not in set(given)] if set(wanted) - set(given) else []
+    extra = [name for name in given if name not in set(wanted)] if set(given) - set(wanted) else []
+    found = ((missing, "missing"), (extra, "not in the template"), (repeated, "repeated"))
+    return [f"{len(names)} {key} {what} ({_some(names)})" for names, what in found if names]
+
+
+def _text_problems(texts: pd.Series, keys: pd.Series) -> list[str]:
+    """Return phrases for texts that are null, no string, not NFC, or begin with a byte order mark."""
+    checks = (
+        ("are null", texts.isna()),
+        ("are no text", texts.map(lambda value: not isinstance(value, str)) & texts.notna()),
+        ("are not in NFC", texts.map(lambda value: isinstance(value, str) and not _is_nfc(value))),
+        ("hold a byte order mark", texts.map(lambda value: isinstance(value, str) and _BYTE_ORDER_MARK in value)),
+    )
+    return [f"{int(bad.sum())} texts {what} ({_some(keys[bad])})" for what, bad in checks if bad.any()]
+
+
+def _is_nfc(value: str) -> bool:
+    return unicodedata.is_normalized("NFC", value)
+
+
+def _some(values: Sequence[object] | pd.Series | pd.Index, shown: int = 3) -> str:
+    """Return the first few values, and how many more there are."""
+    values = list(values)
+    more = f" and {len(values) - shown} more" if len(values) > shown else ""
+    return ", ".join(map(str, values[:shown])) + more
