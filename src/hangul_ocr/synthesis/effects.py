@@ -28,8 +28,8 @@ def text_colours(rng: np.random.Generator, min_contrast: float) -> tuple[np.ndar
         dark, light = np.full(3, 25, np.float32), np.full(3, 230, np.float32)
         return (dark, light) if rng.random() < 0.5 else (light, dark)
     pair, level = drawn[enough[0]], levels[enough[0], :, None]
-    # Half of all colours are greyed, luma kept: signs are loud, but print and street are not.
-    vivid = np.minimum(rng.random((2, 1), np.float32) * 2, 1)
+    # A third of all colours are grey and most others muted, luma kept: signs are loud, but print and street are not.
+    vivid = np.clip(rng.random((2, 1), np.float32) * 1.8 - 0.6, 0, 1)
     pair = level + (pair - level) * vivid
     return pair[0], pair[1]
 
@@ -134,7 +134,7 @@ def blurred(rng: np.random.Generator, image: np.ndarray, strength: float) -> np.
     reach = strength * min(image.shape[:2]) / 48
     if rng.random() < 0.67:
         return cv2.GaussianBlur(image, (0, 0), max(0.3, rng.uniform(0.3, 1.0) * reach))
-    return cv2.filter2D(image, -1, _motion_kernel(rng.uniform(1.5, 3.0) * reach, rng.random() * np.pi))
+    return cv2.filter2D(image, -1, _motion_kernel(rng.uniform(1.0, 2.4) * reach, rng.random() * np.pi))
 
 
 def _motion_kernel(length: float, angle: float) -> np.ndarray:

@@ -33,7 +33,7 @@ class Style:
     margin: tuple[float, float] = (-0.03, 0.25)  # ems on each side
     spacing: tuple[float, float] = (-0.08, 0.22)  # ems between glyphs
     stretch: tuple[float, float] = (0.75, 1.3)
-    weight: tuple[float, float] = (-0.35, 1.0)
+    weight: tuple[float, float] = (-0.2, 1.0)
     reweight: float = 0.6
     wobble: float = 0.15
     arc: float = 0.08
@@ -186,12 +186,14 @@ class Renderer:
         """Return the mask of other text around this one: pieces of the line before or after, cut by the crop."""
         x0, y0, x1, y1 = layout.box
         pad = size // 2
-        gap = int(size * rng.uniform(0.12, 0.3))
-        before, across = rng.random() < 0.5, rng.random() < 0.7
-        if vertical == across:
-            dx, dy = (x0 - x1 - gap if before else x1 - x0 + gap), int(rng.uniform(-0.3, 0.3) * size)
+        before, beside = rng.random() < 0.5, rng.random() < 0.3
+        # Along the line the gap must be wider than a space between letters, or the neighbour reads as part of the text.
+        gap = int(size * (rng.uniform(0.28, 0.42) if beside else rng.uniform(0.1, 0.3)))
+        slack = int(rng.uniform(-0.3, 0.3) * size)
+        if vertical != beside:
+            dx, dy = (x0 - x1 - gap if before else x1 - x0 + gap), slack
         else:
-            dx, dy = int(rng.uniform(-0.3, 0.3) * size), (y0 - y1 - gap if before else y1 - y0 + gap)
+            dx, dy = slack, (y0 - y1 - gap if before else y1 - y0 + gap)
         shuffled = rng.permutation(len(layout.placed))
         copies = [
             glyphs.Placed(layout.placed[j].glyph, item.x + dx, item.y + dy)
