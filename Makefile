@@ -18,7 +18,7 @@ run: $(VENV)/installed ## everything: data to submission.csv and pictures  [DATA
 
 test: $(VENV)/installed-for-tests ## the tests, then the style checks
 	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(TEST_PROCESSES) $(ARGS)
-	@"$(BIN)/ruff" check . && "$(BIN)/ruff" format --check .
+	@"$(BIN)/ruff" check --quiet . && "$(BIN)/ruff" format --quiet --check .
 
 lint: $(VENV)/installed-for-tests ## the style checks alone, repairing what can be repaired
 	@"$(BIN)/ruff" check --fix . ; "$(BIN)/ruff" format .
