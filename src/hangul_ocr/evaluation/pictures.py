@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from hangul_ocr.evaluation.errors import MATCH, Op, align
 from hangul_ocr.evaluation.style import (
@@ -25,6 +26,8 @@ from hangul_ocr.evaluation.style import (
     WIDTH,
     WRONG,
     drawn,
+    fit,
+    headline,
     new_figure,
     sentence_figure,
     shown,
@@ -115,11 +118,8 @@ def alignment(
     wrong = {op.predicted_index for op in align(text, read) if op.predicted and op.kind != MATCH}
     for i, (class_, first, last, peak) in enumerate(spikes):
         _mark_spike(above, below, characters[class_ - 1], (first, last, peak), WRONG if i in wrong else RIGHT)
-    verdict = "as labelled" if read == text else f"the label is “{shown(text)}”"
-    side = ", laid on its side" if down else ""
-    figure.suptitle(
-        f"Read “{shown(read)}” ({verdict}): each character stands where its probability peaks{side}", x=0.01, ha="left"
-    )
+    verdict = "as labelled" if read == text else f"but the label is “{shown(text)}”"
+    headline(figure, f"Read “{shown(read)}”, {verdict}" + ("; the crop is laid on its side" if down else ""))
     return figure
 
 
@@ -150,15 +150,14 @@ def _sheet(height: float) -> Any:
 
 
 def _title(sheet: Any, title: str) -> None:
-    sheet.text(_MARGIN, 0.2, title, va="center", fontsize=12, fontweight="bold")
+    fit(sheet.text(_MARGIN, 0.2, title, va="center", fontsize=12, fontweight="bold"), WIDTH - 2 * _MARGIN)
 
 
 def _wall_title(n: int, correct: Sequence[bool] | None) -> str:
     if correct is None:
         return f"{n} crops and their labels"
-    return (
-        f"{int(np.sum(correct))} of these {n} are read rightly (blue), {n - int(np.sum(correct))} are not (vermillion)"
-    )
+    right = int(np.sum(correct))
+    return f"{right} of these {n} are read correctly (blue), {n - right} are not (vermillion)"
 
 
 def _colour(correct: Sequence[bool] | None, i: int) -> str:
@@ -182,12 +181,12 @@ def _picture(sheet: Any, image: np.ndarray, box: tuple[float, float, float, floa
 
 def _ems(text: str) -> float:
     """Return about how wide ``text`` is in units of the font's size."""
-    return sum(1.0 if unicodedata.east_asian_width(c) in "WF" else 0.62 for c in text)
+    return sum(1.0 if unicodedata.east_asian_width(c) in "WF" else (0.34 if c == " " else 0.62) for c in text)
 
 
 def _fitted(sheet: Any, text: str, x: float, y: float, width: float, colour: str) -> None:
     """Write one centred line, smaller or cut short where ``width`` (inches) asks for it."""
-    size = min(11.0, max(7.0, width / _POINT / max(_ems(text), 1)))
+    size = min(11.0, max(6.0, width / _POINT / max(_ems(text), 1)))
     while _ems(text) * size * _POINT > width and len(text) > 2:
         text = text[:-2] + "…"
     sheet.text(x, y, text, ha="center", va="center", fontsize=size, color=colour)
@@ -234,12 +233,17 @@ def _crop_in_time(ax: Any, image: np.ndarray, times: int) -> None:
 
 def _posterior_curves(ax: Any, posteriors: np.ndarray, spikes: list[tuple[int, int, int, int]]) -> None:
     steps = np.arange(len(posteriors))
-    ax.plot(steps, posteriors[:, 0], color=GREY, linewidth=1, linestyle=":", label="blank")
+    ax.plot(steps, posteriors[:, 0], color=GREY, linewidth=1, linestyle=":")
     for class_ in {class_ for class_, *_ in spikes}:
-        ax.plot(steps, posteriors[:, class_], color=PALE, linewidth=1)
-    ax.set(ylim=(0, 1.28), xlim=(-0.5, len(posteriors) - 0.5), xlabel="time step", ylabel="probability")
+        ax.plot(steps, posteriors[:, class_], color=INK, linewidth=1)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(
+        ylim=(0, 1.05),
+        xlim=(-0.5, len(posteriors) - 0.5),
+        xlabel="time step (line: probability of the character, dotted: of the blank)",
+        ylabel="probability",
+    )
     ax.set_yticks([0, 0.5, 1])
-    ax.text(len(posteriors) - 0.6, 1.24, "dotted: blank", ha="right", va="top", fontsize=8, color=GREY)
 
 
 def _mark_spike(above: Any, below: Any, character: str, span: tuple[int, int, int], colour: str) -> None:
@@ -248,4 +252,4 @@ def _mark_spike(above: Any, below: Any, character: str, span: tuple[int, int, in
     above.axvline(peak, color=colour, linewidth=1.2)
     above.text(peak, 1.03, shown(character), ha="center", va="bottom", fontsize=13, color=colour, fontweight="bold")
     below.axvspan(first - 0.5, last + 0.5, color=colour, alpha=0.18, linewidth=0)
-    below.axvline(peak, color=colour, linewidth=1.2)
+    below.axvline(peak, color=colour, linewidth=1.2, alpha=0.5)

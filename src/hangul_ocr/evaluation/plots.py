@@ -1,12 +1,12 @@
 """Charts of the data and of the errors. Every function returns a matplotlib figure and touches no window and no file.
 
 ``save_figure(figure, path)`` writes one; in a notebook the figure as a cell's last line is enough. With nothing to
-draw, a figure says so in a sentence. The figures that show crops themselves are in ``pictures`` and are offered here too.
+draw, a figure says so in a sentence. Those that show crops themselves are in ``pictures`` and are offered here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ from hangul_ocr.evaluation.style import (
     SKY,
     VERMILLION,
     drawn,
+    fit,
+    headline,
+    log_axis,
     new_figure,
     number_axis,
     percent_axis,
@@ -71,7 +74,13 @@ def label_lengths(texts: Sequence[str]) -> Figure:
     figure = new_figure(3.0)
     ax = figure.subplots()
     bars = ax.bar(np.arange(len(counts)), counts, color=BLUE, width=0.8)
-    ax.bar_label(bars, [_share(count / len(texts)) for count in counts], fontsize=8, color=GREY, padding=2)
+    ax.bar_label(
+        bars,
+        [_share(count / len(texts)) if 1000 * count >= len(texts) else "" for count in counts],
+        fontsize=8,
+        color=GREY,
+        padding=2,
+    )
     ax.set(
         xlabel="characters in a label, spaces included",
         ylabel="labels",
@@ -80,7 +89,7 @@ def label_lengths(texts: Sequence[str]) -> Figure:
     ax.xaxis.get_major_locator().set_params(integer=True)
     number_axis(ax.yaxis)
     longest = lengths.max()
-    ax.set_title(f"Half of the labels have at most {np.median(lengths):.0f} characters; the longest has {longest}")
+    headline(figure, f"Half of the labels have at most {np.median(lengths):.0f} characters; the longest has {longest}")
     return figure
 
 
@@ -110,9 +119,7 @@ def shapes(widths: Sequence[float], heights: Sequence[float]) -> Figure:
     _size_scatter(left, sizes, kinds)
     _aspect_histogram(right, (sizes["width"] / sizes["height"]).to_numpy())
     tall = np.mean(kinds == "tall")
-    figure.suptitle(
-        f"{_share(tall)} of the {len(kinds):,} crops are taller than wide: their text may run down", x=0.01, ha="left"
-    )
+    headline(figure, f"{_share(tall)} of the {len(kinds):,} crops are taller than wide: their text may run down")
     return figure
 
 
@@ -164,8 +171,9 @@ def accuracy_by(slice_table: pd.DataFrame, title: str | None = None) -> Figure:
         )
     ax.set(ylim=(len(table) - 0.4, -0.6), xlim=(0, 1.2), xlabel="accuracy, with 95 % interval")
     ax.set_xticks(np.linspace(0, 1, 6))
+    ax.spines["bottom"].set_bounds(0, 1)
     percent_axis(ax.xaxis)
-    ax.set_title(title or _slice_title(table, slice_table.attrs.get("by")))
+    headline(figure, title or _slice_title(table, slice_table.attrs.get("by")))
     return figure
 
 
@@ -175,17 +183,17 @@ def confusion_pairs(pairs: pd.DataFrame, top: int = 24) -> Figure:
     if pairs.empty:
         return sentence_figure("No character was read as another.")
     table = pairs.head(top)
-    figure = new_figure(1.1 + 0.27 * max(4, -(-len(table) // 2)))
-    columns = np.atleast_1d(figure.subplots(1, 2 if len(table) > 8 else 1, sharex=True))
-    per_column = -(-len(table) // len(columns))
+    n_columns = 2 if len(table) > 8 else 1
+    per_column = max(4, -(-len(table) // n_columns))
+    figure = new_figure(1.1 + 0.27 * per_column)
+    columns = np.atleast_1d(figure.subplots(1, n_columns, sharex=True))
     for i, ax in enumerate(columns):
         _pair_bars(ax, table.iloc[i * per_column : (i + 1) * per_column], per_column)
     worst = table.iloc[0]
-    figure.suptitle(
+    headline(
+        figure,
         f"Most confused: {shown(worst['expected'])} read as {shown(worst['predicted'])} ({_times(worst['count'])}, "
         f"{_share(worst['rate'])} of all {shown(worst['expected'])})",
-        x=0.01,
-        ha="left",
     )
     return figure
 
@@ -197,12 +205,12 @@ def jamo_confusion(confusions: JamoConfusions) -> Figure:
     matrices = {slot: getattr(confusions, slot) for slot in names}
     if not any(_off_diagonal(matrix).sum() for matrix in matrices.values()):
         return sentence_figure("No syllable was read as another, so no jamo is confused.")
-    figure = new_figure(4.4)
+    figure = new_figure(3.5)
     total = sum(confusions.wrong_slots.values())
     for ax, (slot, labels) in zip(figure.subplots(1, 3), names.items(), strict=True):
         _jamo_panel(ax, slot, labels, matrices[slot])
-    slots = ", ".join(f"{name} {_share(count / total)}" for name, count in _top(confusions.wrong_slots, 4))
-    figure.suptitle(f"Which jamo go wrong in {total:,} misread syllables: {slots}", x=0.01, ha="left")
+    slots = ", ".join(f"{name} {_share(count / total)}" for name, count in _top(confusions.wrong_slots, 3))
+    headline(figure, f"Which jamo go wrong in {total:,} misread syllables: {slots}")
     return figure
 
 
@@ -216,9 +224,7 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int
     left, right = figure.subplots(1, 2)
     error = _calibration_panel(left, table, bins)
     _coverage_panel(right, table)
-    figure.suptitle(
-        f"Confidence is off by {100 * error:.1f} points on average (expected calibration error)", x=0.01, ha="left"
-    )
+    headline(figure, f"Confidence is off by {100 * error:.1f} points on average (expected calibration error)")
     return figure
 
 
@@ -226,7 +232,7 @@ def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int
 def cv_vs_leaderboard(log: pd.DataFrame, cv: str = "cv", public: str = "public_score", name: str = "run") -> Figure:
     """Draw the public score of each submission against its cross-validated accuracy, both in 0..1.
 
-    Rows whose public score is still blank are counted, not drawn. ``low,high`` (the CV's interval) are optional.
+    Rows whose public score is still blank are counted, not drawn. ``cv_low,cv_high`` are optional.
     """
     if not {cv, public} <= set(log.columns):
         return sentence_figure(f"The log of submissions has no columns {cv} and {public} yet.")
@@ -236,15 +242,17 @@ def cv_vs_leaderboard(log: pd.DataFrame, cv: str = "cv", public: str = "public_s
         return sentence_figure(
             f"None of the {len(log)} submissions has a public score yet: fill in {public} in the log."
         )
-    figure = new_figure(4.6, width=7.0)
-    ax = figure.subplots()
+    names = known.get(name, known.index)
+    figure = new_figure(4.2)
+    ax, key = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _diagonal(ax, known)
-    ax.scatter(known["_cv"], known["_public"], s=46, color=BLUE, zorder=3)
-    _name_points(ax, known, known[name].astype(str) if name in known else known.index.astype(str))
+    ax.scatter(known["_cv"], known["_public"], s=120, color=BLUE, zorder=3)
     ax.set(xlabel="cross-validated accuracy", ylabel="public score", aspect="equal")
     percent_axis(ax.xaxis)
     percent_axis(ax.yaxis)
-    ax.set_title(_leaderboard_title(known, len(table)))
+    ax.locator_params(nbins=6)
+    _numbered_key(ax, key, known, [shown_name(value) for value in names])
+    headline(figure, _leaderboard_title(known, len(table)))
     return figure
 
 
@@ -271,7 +279,7 @@ def ensemble_comparison(table: pd.DataFrame, title: str | None = None) -> Figure
     ax.set(ylim=(len(ordered) - 0.4, -0.8), xlabel="accuracy, with 95 % interval where known")
     ax.margins(x=0.08)
     percent_axis(ax.xaxis)
-    ax.set_title(title or _ensemble_title(ordered, kinds))
+    headline(figure, title or _ensemble_title(ordered, kinds))
     return figure
 
 
@@ -282,7 +290,7 @@ def shown_name(name: object) -> str:
 
 def _frequency_head(ax: Any, head: Sequence[tuple[str, int]]) -> None:
     ax.bar(range(len(head)), [count for _, count in head], color=BLUE, width=0.8)
-    ax.set_xticks(range(len(head)), [shown(c) for c, _ in head], fontsize=8.5)
+    ax.set_xticks(range(len(head)), [shown(c) for c, _ in head], fontsize=8)
     ax.tick_params(axis="x", length=0)
     ax.set(xlim=(-0.7, len(head) - 0.3), ylabel="occurrences")
     number_axis(ax.yaxis)
@@ -290,11 +298,11 @@ def _frequency_head(ax: Any, head: Sequence[tuple[str, int]]) -> None:
 
 
 def _frequency_tail(ax: Any, counts: np.ndarray) -> None:
-    ax.loglog(np.arange(1, len(counts) + 1), counts, color=BLUE, linewidth=1.6)
+    ax.plot(np.arange(1, len(counts) + 1), counts, color=BLUE, linewidth=1.6)
+    for axis in (ax.xaxis, ax.yaxis):
+        log_axis(axis, subs=(1,))
     ax.axhline(10, color=ORANGE, linewidth=1, linestyle="--")
     ax.set(xlabel="rank of the character", ylabel="occurrences")
-    for axis in (ax.xaxis, ax.yaxis):
-        number_axis(axis)
     rare, once = int((counts < 10).sum()), int((counts == 1).sum())
     ax.text(
         0.04, 0.05, f"{once:,} occur once\n{rare:,} under ten times", transform=ax.transAxes, fontsize=8.5, color=INK
@@ -310,9 +318,9 @@ def _size_scatter(ax: Any, sizes: pd.DataFrame, kinds: np.ndarray) -> None:
             ax.scatter(
                 rows["width"], rows["height"], s=7, color=colour, alpha=0.35, linewidths=0, label=label, rasterized=True
             )
-    ax.set(xscale="log", yscale="log", xlabel="width in pixels", ylabel="height in pixels")
+    ax.set(xlabel="width in pixels", ylabel="height in pixels")
     for axis in (ax.xaxis, ax.yaxis):
-        number_axis(axis)
+        log_axis(axis)
     legend = ax.legend(
         loc="upper left", bbox_to_anchor=(0, 1.14), ncols=3, markerscale=2, handletextpad=0.1, columnspacing=1
     )
@@ -327,12 +335,9 @@ def _aspect_histogram(ax: Any, aspects: np.ndarray) -> None:
     colours = [VERMILLION if right <= 1 else BLUE for right in edges[1:]]
     ax.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colours)
     ax.axvline(1, color=INK, linewidth=1)
-    ax.set(xscale="log", xlabel="width / height (1 is square)", ylabel="crops")
-    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if low <= t <= high]
-    ax.set_xticks(ticks)
-    number_axis(ax.xaxis)
+    ax.set(xlabel="width / height (1 is square)", ylabel="crops")
+    log_axis(ax.xaxis)
     number_axis(ax.yaxis)
-    ax.set_xticks([], minor=True)
 
 
 def _by_name(metrics: Mapping[Hashable, pd.DataFrame] | Sequence[pd.DataFrame] | pd.DataFrame) -> dict[Hashable, Any]:
@@ -364,21 +369,13 @@ def _finish_loss(ax: Any, across: str) -> None:
         return sentence_axes(ax, "No loss was recorded.")
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
     if values.min() > 0:
-        ax.set_yscale("log")
-        number_axis_small(ax.yaxis)
+        log_axis(ax.yaxis)
     ax.set(xlabel=_across_name(across), ylabel="loss")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     number_axis(ax.xaxis)
     ax.grid(axis="y")
     ax.set_title("Loss: validation (dots) should follow training (thin)")
     return None
-
-
-def number_axis_small(axis: Any) -> None:
-    """Label a logarithmic axis of small numbers, its minor ticks too where they are few."""
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    low, high = axis.get_view_interval()
-    few = high / max(low, 1e-12) < 12
-    axis.set_minor_formatter(lambda value, _: f"{value:g}" if few and f"{value:e}"[0] in "235" else "")
 
 
 def _finish_accuracy(ax: Any, across: str, tables: Mapping[Hashable, pd.DataFrame]) -> None:
@@ -445,18 +442,30 @@ def _jamo_panel(ax: Any, slot: str, labels: Sequence[str], matrix: np.ndarray) -
     wrong = _off_diagonal(matrix)
     if not wrong.sum():
         return sentence_axes(ax, f"No {slot} is confused.")
+    seen = np.flatnonzero(matrix.sum(axis=0) + matrix.sum(axis=1))
+    wrong, labels = wrong[np.ix_(seen, seen)], [labels[i] for i in seen]
     masked = np.ma.masked_equal(wrong, 0)
     ax.imshow(masked, cmap="YlOrBr", vmin=0, vmax=wrong.max(), interpolation="nearest")
     ax.plot([-0.5, len(labels) - 0.5], [-0.5, len(labels) - 0.5], color=PALE, linewidth=0.8, zorder=0)
-    size = 7.5 if len(labels) < 25 else 5.8
+    size = 8 if len(labels) < 20 else 6.5
     ax.set_xticks(range(len(labels)), labels, fontsize=size)
     ax.set_yticks(range(len(labels)), labels, fontsize=size)
     ax.tick_params(length=0)
     ax.set(xlabel="read as", ylabel="in the label")
     ax.spines[:].set(visible=True, color=PALE)
+    _count_cells(ax, wrong, size)
     row, column = np.unravel_index(wrong.argmax(), wrong.shape)
     ax.set_title(f"{slot}: {labels[row]} as {labels[column]} {_times(wrong.max())}", fontsize=10)
     return None
+
+
+def _count_cells(ax: Any, wrong: np.ndarray, size: float, top: int = 8) -> None:
+    """Write the counts of the heaviest cells into them."""
+    for index in np.argsort(wrong, axis=None)[::-1][:top]:
+        row, column = np.unravel_index(index, wrong.shape)
+        if count := wrong[row, column]:
+            colour = "white" if count > 0.6 * wrong.max() else INK
+            ax.text(column, row, str(count), ha="center", va="center", fontsize=size - 1.5, color=colour)
 
 
 def _calibration_panel(ax: Any, table: pd.DataFrame, bins: int) -> float:
@@ -510,24 +519,26 @@ def _diagonal(ax: Any, known: pd.DataFrame) -> None:
     low, high = values.min(), values.max()
     room = max(0.01, 0.18 * (high - low))
     ax.plot([low - room, high + room], [low - room, high + room], color=GREY, linewidth=1, linestyle="--")
-    if {"low", "high"} <= set(known.columns):
-        ends = known[["low", "high"]].apply(pd.to_numeric, errors="coerce")
-        ax.hlines(known["_public"], ends["low"], ends["high"], color=BLUE, alpha=0.4, linewidth=2)
+    if {"cv_low", "cv_high"} <= set(known.columns):
+        ends = known[["cv_low", "cv_high"]].apply(pd.to_numeric, errors="coerce")
+        ax.hlines(known["_public"], ends["cv_low"], ends["cv_high"], color=BLUE, alpha=0.4, linewidth=2)
 
 
-def _name_points(ax: Any, known: pd.DataFrame, names: Iterable[str]) -> None:
-    middle = known["_cv"].median()
-    for x, y, name in zip(known["_cv"], known["_public"], names, strict=True):
-        side = 1 if x <= middle else -1
-        align = "left" if side > 0 else "right"
-        ax.annotate(
-            shown_name(name), (x, y), (7 * side, -2), textcoords="offset points", ha=align, va="top", fontsize=8.5
-        )
+def _numbered_key(ax: Any, key: Any, known: pd.DataFrame, names: Sequence[str], most: int = 16) -> None:
+    """Number the points and name them beside the chart, where names cannot cover each other; the newest if many."""
+    key.set_axis_off()
+    for i, (x, y) in enumerate(zip(known["_cv"], known["_public"], strict=True)):
+        ax.annotate(str(i + 1), (x, y), ha="center", va="center", fontsize=8, color="white", zorder=4)
+    for line, i in enumerate(range(max(0, len(known) - most), len(known))):
+        scores = f"CV {100 * known['_cv'][i]:.1f} %, public {100 * known['_public'][i]:.1f} %"
+        place = {"transform": key.transAxes, "va": "top", "fontsize": 9}
+        key.text(0.0, 0.98 - 0.062 * line, f"{i + 1}", ha="right", color=BLUE, fontweight="bold", **place)
+        fit(key.text(0.03, 0.98 - 0.062 * line, f"{names[i]}: {scores}", **place), 3.6)
 
 
 def _leaderboard_title(known: pd.DataFrame, n: int) -> str:
     gap = float((known["_public"] - known["_cv"]).mean())
-    waiting = f"; {n - len(known)} wait for their score" if n > len(known) else ""
+    waiting = f"; {n - len(known)} without a score yet" if n > len(known) else ""
     side = "above" if gap >= 0 else "below"
     return f"The public score lies {100 * abs(gap):.1f} points {side} the CV on average{waiting}"
 

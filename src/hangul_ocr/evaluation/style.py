@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -15,6 +16,8 @@ import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator, NullLocator
 
 from hangul_ocr.hangul import HangulOcrError
 
@@ -131,6 +134,17 @@ def new_figure(height: float, width: float = WIDTH, layout: str | None = "constr
     return Picture(figsize=(width, height), layout=layout)
 
 
+def headline(figure: Figure, title: str) -> None:
+    """Write what one should look at over the whole figure, smaller where the line would leave it."""
+    fit(figure.suptitle(title, x=0.01, ha="left"), figure.get_figwidth() - 0.15)
+
+
+def fit(text: Text, width: float) -> None:
+    """Shrink a text, if need be, until it is at most ``width`` inches wide."""
+    drawn_width = text.get_window_extent().width / text.figure.dpi
+    text.set_fontsize(text.get_fontsize() * min(1.0, width / max(drawn_width, 1e-6)))
+
+
 def sentence_figure(sentence: str) -> Figure:
     """Return a small figure that says in words why there is nothing to draw."""
     figure = new_figure(1.0, layout=None)
@@ -150,9 +164,16 @@ def percent_axis(axis: Any) -> None:
 
 
 def number_axis(axis: Any) -> None:
-    """Label an axis in plain numbers (10,000), logarithmic ones included."""
-    axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 or value == 0 else f"{value:g}")
-    axis.set_minor_formatter(lambda *_: "")
+    """Label an axis in plain numbers (10,000)."""
+    axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+
+
+def log_axis(axis: Any, subs: Sequence[float] = (1, 2, 5)) -> None:
+    """Make an axis logarithmic, labelled in plain numbers at ``subs`` times the powers of ten."""
+    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_minor_locator(NullLocator())
+    number_axis(axis)
 
 
 def shown(text: str) -> str:
@@ -169,7 +190,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         figure.savefig(aside, format="png", dpi=DPI, bbox_inches="tight")
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise HangulOcrError(
             f"cannot write the figure {path}: {error.strerror}; free space or name another folder"
         ) from None
