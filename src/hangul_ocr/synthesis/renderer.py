@@ -28,7 +28,7 @@ class Style:
     """How crops look: probabilities in 0..1, lengths in pixels or, where it says so, in ems of the text."""
 
     short_side: tuple[int, int] = (24, 120)
-    vertical: float = 0.16
+    vertical: float = 0.135  # of two characters and more; single tall syllables make 16 % of the crops tall
     min_contrast: float = 70.0
     margin: tuple[float, float] = (-0.03, 0.25)  # ems on each side
     spacing: tuple[float, float] = (-0.08, 0.22)  # ems between glyphs
