@@ -50,6 +50,7 @@ def test_two_notebooks_run_in_order_with_parameters_and_the_notebooks_folder_as_
     assert all(result.ok for result in results)
     assert "42 한글" in printed(read_notebook(tmp_path / "out" / "02_second.ipynb"))
     assert "42 한글" in (tmp_path / "out" / "02_second.html").read_text(encoding="utf-8")
+    assert "require.min.js" not in (tmp_path / "out" / "02_second.html").read_text(encoding="utf-8")
     assert "    42 한글\n" in screen.getvalue()
     assert "[2/2] 02_second" in screen.getvalue()
     assert set(json.loads((tmp_path / "out" / "timings.json").read_text())[""]) == {"01_first", "02_second"}

@@ -330,7 +330,8 @@ def _write_page(notebook: NotebookNode, path: Path) -> Path | None:
     except Exception as error:
         print(f"{path}: no HTML page could be made ({type(error).__name__}: {error})", file=sys.stderr)
         return None
-    atomic_write_text(path, page)
+    # Only widgets, which are gone by now, need this script, and a page opened offline would wait for it.
+    atomic_write_text(path, re.sub(r'<script src="[^"]*/require[^"]*"></script>', "", page))
     return path
 
 
