@@ -83,7 +83,11 @@ def gallery(
     cell_width, picture_height, text_height = (WIDTH - 2 * _MARGIN) / columns, 0.85, 0.62
     cell_height = picture_height + text_height + 2 * _GAP
     sheet = _sheet(_TITLE + math.ceil(len(images) / columns) * cell_height)
-    _title(sheet, title or "Label above, prediction below: what differs is coloured (· marks a missing character)")
+    _title(
+        sheet,
+        title
+        or "Label above, prediction and its confidence below: what differs is coloured (· is a missing character)",
+    )
     for i, (image, text, prediction) in enumerate(zip(images, texts, predictions, strict=True)):
         left, top = _MARGIN + i % columns * cell_width, _TITLE + i // columns * cell_height
         _picture(sheet, image, (left + _GAP / 2, top, cell_width - _GAP, picture_height), None)
@@ -193,19 +197,14 @@ def _fitted(sheet: Any, text: str, x: float, y: float, width: float, colour: str
 
 
 def _aligned_lines(sheet: Any, ops: list[Op], left: float, top: float, width: float, confidence: float | None) -> None:
-    """Write label and prediction in columns of one character each, and the confidence at the right end."""
-    name_width, number_width = 0.38, 0.42 if confidence is not None else 0.0
-    room = width - name_width - number_width
-    pitch = min(0.2, room / max(len(ops), 1))
-    rows = (("label", top + 0.13, INK), ("read", top + 0.41, INK))
-    for name, y, _ in rows:
+    """Write label and prediction in columns of one character each, the prediction after its confidence."""
+    name_width = 0.4
+    pitch = min(0.2, (width - name_width) / max(len(ops), 1))
+    names = ("label", "read" if confidence is None else f"{100 * confidence:.0f} %")
+    for name, y in zip(names, (top + 0.13, top + 0.41), strict=True):
         sheet.text(left + name_width - 0.06, y, name, ha="right", va="center", fontsize=7.5, color=GREY)
     for i, op in enumerate(ops):
         _aligned_column(sheet, op, left + name_width + (i + 0.5) * pitch, top, pitch)
-    if confidence is not None:
-        sheet.text(
-            left + width, top + 0.41, f"{100 * confidence:.0f} %", ha="right", va="center", fontsize=8, color=GREY
-        )
 
 
 def _aligned_column(sheet: Any, op: Op, x: float, top: float, pitch: float) -> None:

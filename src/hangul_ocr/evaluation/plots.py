@@ -26,6 +26,7 @@ from hangul_ocr.evaluation.style import (
     PURPLE,
     SKY,
     VERMILLION,
+    count_axis,
     drawn,
     fit,
     headline,
@@ -84,12 +85,12 @@ def label_lengths(texts: Sequence[str]) -> Figure:
     ax.set(
         xlabel="characters in a label, spaces included",
         ylabel="labels",
-        xlim=(lengths.min() - 0.7, lengths.max() + 0.7),
+        xlim=(0.3 - (lengths.min() == 0), max(5, lengths.max()) + 0.7),
     )
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    number_axis(ax.yaxis)
+    count_axis(ax.xaxis)
+    count_axis(ax.yaxis)
     longest = lengths.max()
-    headline(figure, f"Half of the labels have at most {np.median(lengths):.0f} characters; the longest has {longest}")
+    headline(figure, f"Label length: median {np.median(lengths):g}, longest {longest} characters")
     return figure
 
 
@@ -118,8 +119,9 @@ def shapes(widths: Sequence[float], heights: Sequence[float]) -> Figure:
     left, right = figure.subplots(1, 2)
     _size_scatter(left, sizes, kinds)
     _aspect_histogram(right, (sizes["width"] / sizes["height"]).to_numpy())
-    tall = np.mean(kinds == "tall")
-    headline(figure, f"{_share(tall)} of the {len(kinds):,} crops are taller than wide: their text may run down")
+    tall = float(np.mean(kinds == "tall"))
+    found = f"{_share(tall)} of the {len(kinds):,} crops are taller than wide: their text may run down"
+    headline(figure, found if tall else "No crop is taller than wide")
     return figure
 
 
@@ -293,12 +295,12 @@ def _frequency_head(ax: Any, head: Sequence[tuple[str, int]]) -> None:
     ax.set_xticks(range(len(head)), [shown(c) for c, _ in head], fontsize=8)
     ax.tick_params(axis="x", length=0)
     ax.set(xlim=(-0.7, len(head) - 0.3), ylabel="occurrences")
-    number_axis(ax.yaxis)
+    count_axis(ax.yaxis)
     ax.set_title(f"The {len(head)} most frequent characters (␣ is the space)")
 
 
 def _frequency_tail(ax: Any, counts: np.ndarray) -> None:
-    ax.plot(np.arange(1, len(counts) + 1), counts, color=BLUE, linewidth=1.6)
+    ax.plot(np.arange(1, len(counts) + 1), counts, color=BLUE, linewidth=1.6, marker="." if len(counts) < 9 else "")
     for axis in (ax.xaxis, ax.yaxis):
         log_axis(axis, subs=(1,))
     ax.axhline(10, color=ORANGE, linewidth=1, linestyle="--")
@@ -337,7 +339,7 @@ def _aspect_histogram(ax: Any, aspects: np.ndarray) -> None:
     ax.axvline(1, color=INK, linewidth=1)
     ax.set(xlabel="width / height (1 is square)", ylabel="crops")
     log_axis(ax.xaxis)
-    number_axis(ax.yaxis)
+    count_axis(ax.yaxis)
 
 
 def _by_name(metrics: Mapping[Hashable, pd.DataFrame] | Sequence[pd.DataFrame] | pd.DataFrame) -> dict[Hashable, Any]:
@@ -351,7 +353,8 @@ def _by_name(metrics: Mapping[Hashable, pd.DataFrame] | Sequence[pd.DataFrame] |
 
 
 def _numeric(table: pd.DataFrame) -> pd.DataFrame:
-    return table.apply(pd.to_numeric, errors="coerce").reset_index(drop=True)
+    numbers = table.apply(pd.to_numeric, errors="coerce").reset_index(drop=True)
+    return numbers.replace([np.inf, -np.inf], np.nan)
 
 
 def _cycle(n: int) -> list[str]:
@@ -361,6 +364,8 @@ def _cycle(n: int) -> list[str]:
 def _line(ax: Any, x: pd.Series, table: pd.DataFrame, column: str, colour: str, style: dict[str, Any]) -> None:
     if column in table and table[column].notna().any():
         known = table[column].notna()
+        # A line of one point would be invisible.
+        style = {"marker": "."} | style if known.sum() == 1 else style
         ax.plot(x[known], table.loc[known, column], color=colour, **style)
 
 
@@ -371,8 +376,7 @@ def _finish_loss(ax: Any, across: str) -> None:
     if values.min() > 0:
         log_axis(ax.yaxis)
     ax.set(xlabel=_across_name(across), ylabel="loss")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    number_axis(ax.xaxis)
+    count_axis(ax.xaxis)
     ax.grid(axis="y")
     ax.set_title("Loss: validation (dots) should follow training (thin)")
     return None
@@ -430,7 +434,7 @@ def _pair_bars(ax: Any, rows: pd.DataFrame, slots: int) -> None:
         )
     ax.set(ylim=(slots - 0.4, -0.6), xlabel="times (share of all occurrences)")
     ax.margins(x=0.22)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    count_axis(ax.xaxis)
     ax.tick_params(axis="y", length=0)
 
 

@@ -17,7 +17,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from hangul_ocr.hangul import HangulOcrError
 
@@ -166,6 +166,12 @@ def percent_axis(axis: Any) -> None:
 def number_axis(axis: Any) -> None:
     """Label an axis in plain numbers (10,000)."""
     axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+
+
+def count_axis(axis: Any) -> None:
+    """Label an axis of whole numbers."""
+    axis.set_major_locator(MaxNLocator(integer=True))
+    number_axis(axis)
 
 
 def log_axis(axis: Any, subs: Sequence[float] = (1, 2, 5)) -> None:
