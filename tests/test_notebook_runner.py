@@ -69,12 +69,12 @@ def test_kernel_is_this_interpreter_with_inline_pictures_and_none_of_the_users_s
     write_notebook(
         notebooks,
         "01_look",
-        "import os, sys\nprint(sys.executable, os.environ['JUPYTER_CONFIG_DIR'], 'LEAKED' in globals())",
+        "import os, sys\nprint(sys.executable, os.environ['JUPYTER_CONFIG_DIR'], 'LEAKED' in globals(), sep='\\n')",
         "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
     )
     run_notebooks(notebooks, tmp_path / "out", {}, stream=io.StringIO())
     done = read_notebook(tmp_path / "out" / "01_look.ipynb")
-    executable, config, leaked = printed(done).split()
+    executable, config, leaked = printed(done).splitlines()
     assert executable == sys.executable
     assert config != str(tmp_path / "mine")
     assert leaked == "False"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import html
 import json
+import logging
 import os
 import re
 import shutil
@@ -325,8 +326,10 @@ def _write_page(notebook: NotebookNode, path: Path) -> Path | None:
     """Write the HTML page. A page that cannot be made must not lose the run: it is reported and left out."""
     from nbconvert import HTMLExporter
 
+    quiet = logging.getLogger(f"{__name__}.page")
+    quiet.setLevel(logging.ERROR)  # it warns about each picture that has no alternative text
     try:
-        page, _ = HTMLExporter().from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+        page, _ = HTMLExporter(log=quiet).from_notebook_node(notebook, {"metadata": {"name": path.stem}})
     except Exception as error:
         print(f"{path}: no HTML page could be made ({type(error).__name__}: {error})", file=sys.stderr)
         return None
