@@ -44,8 +44,8 @@ class Competition:
     """A competition's tables.
 
     ``train`` has ``img_path,text`` (and whatever else train.csv holds), ``test`` has ``img_path`` (and ``id``), paths
-    and labels in NFC. ``template`` is sample_submission.csv exactly as written, joined by its column ``template_key`` and
-    filled in ``template_text``; without that file it has no columns.
+    and labels in NFC. ``template`` is sample_submission.csv exactly as written, joined by its column ``template_key``
+    and filled in ``template_text``; without that file it has no columns.
     """
 
     folder: Path

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,9 +43,9 @@ _log = logging.getLogger(__name__)
 def make_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
     """Return ``key,group,fold`` in file order for the rows of ``table``.
 
-    ``table`` has ``key,text,width,height`` and may have ``hash`` (uint64, :func:`perceptual_hashes`) and ``group`` (what
-    the data set itself says). The order of its rows does not matter: file order is the natural order of the keys. A
-    group is called by its first key. Raises ``HangulOcrError`` if there are fewer groups than folds.
+    ``table`` has ``key,text,width,height`` and may have ``hash`` (uint64, :func:`perceptual_hashes`) and ``group``
+    (what the data set itself says). The order of its rows does not matter: file order is the natural order of the
+    keys. A group is called by its first key. Raises ``HangulOcrError`` if there are fewer groups than folds.
     """
     rows = _in_file_order(table)
     groups = _group_rows(rows)
@@ -100,8 +100,8 @@ def largest_groups(folds: pd.DataFrame, n: int = 5) -> pd.Series:
 def perceptual_hashes(reader: LmdbReader) -> np.ndarray:
     """Return (len(reader),) uint64, a 64-bit difference hash of every crop.
 
-    A bit tells whether one of 8 x 8 cells is brighter than its right neighbour, so size, contrast and compression hardly
-    change it. Raises ``HangulOcrError`` for an image that does not decode.
+    A bit tells whether one of 8 x 8 cells is brighter than its right neighbour, so size, contrast and compression
+    hardly change it. Raises ``HangulOcrError`` for an image that does not decode.
     """
     numbers = tqdm(range(len(reader)), desc="hash crops", unit="crop")
     threads = min(8, os.cpu_count() or 1)
@@ -129,10 +129,9 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def _in_file_order(table: pd.DataFrame) -> pd.DataFrame:
-    if table["key"].duplicated().any():
-        raise HangulOcrError(
-            f"folds: key {table['key'][table['key'].duplicated()].iloc[0]!r} repeats; keys must differ"
-        )
+    repeated = table["key"][table["key"].duplicated()]
+    if len(repeated):
+        raise HangulOcrError(f"folds: key {repeated.iloc[0]!r} repeats; keys must differ")
     order = sorted(range(len(table)), key=lambda i: natural_key(table["key"].iloc[i]))
     return table.iloc[order].reset_index(drop=True)
 
@@ -142,8 +141,8 @@ def _ordered_as(path: Path, folds: pd.DataFrame, keys: list[str]) -> pd.DataFram
     if saved != wanted:
         example = sorted(saved ^ wanted)[0]
         raise HangulOcrError(
-            f"{path}: folds of other samples ({len(wanted - saved)} of the store are missing, {len(saved - wanted)} are "
-            f"unknown to it, {example!r} for one); remove it to deal them anew"
+            f"{path}: folds of other samples ({len(wanted - saved)} of the store are missing, {len(saved - wanted)} "
+            f"are unknown to it, {example!r} for one); remove it to deal them anew"
         )
     return folds.set_index("key").loc[keys].reset_index()[COLUMNS]
 
@@ -277,18 +276,12 @@ def _assign(strata: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> 
             f"{n_folds} folds of {n_groups} groups ({len(groups)} rows): there must be 2 or more folds and at least as "
             f"many groups; ask for another number of folds or add data"
         )
-    if (np.bincount(strata - strata.min()).max() < n_folds) or _rarest(strata) < n_folds:
-        strata = np.zeros_like(strata)
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     folds = np.full(len(groups), -1)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # The joined rare classes may still be fewer than the folds.
         warnings.simplefilter("ignore", UserWarning)
         for fold, (_, held_out) in enumerate(splitter.split(strata, strata, groups)):
             folds[held_out] = fold
     if len(np.unique(folds)) < n_folds:
         raise HangulOcrError(f"{n_groups} groups of very unequal size do not fill {n_folds} folds; ask for fewer folds")
     return folds
-
-
-def _rarest(strata: np.ndarray) -> int:
-    return int(np.unique(strata, return_counts=True)[1].min())

@@ -52,6 +52,9 @@ def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     if data[:8] == _PNG and len(data) >= 26 and data[12:16] == b"IHDR" and _is_plain_png(data):
         return _within(*struct.unpack(">II", data[16:24]), max_pixels)
     with _opened(data, max_pixels) as image:
+        if image.format == "TIFF":  # Pillow turns these itself, some versions on opening, some on loading.
+            _load(image)
+            return image.size
         return image.size[::-1] if _orientation(image) in _SIDEWAYS else image.size
 
 

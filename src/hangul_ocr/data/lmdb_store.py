@@ -2,7 +2,8 @@
 
 Keys count from 1: ``num-samples``, ``image-%09d`` (encoded bytes), ``label-%09d`` (UTF-8), as in
 clovaai/deep-text-recognition-benchmark; ours add ``meta-%09d`` (JSON: ``key``, ``source``, ``group`` and the sample's
-facts, ``width`` and ``height`` always among them) and ``manifest``. ``left_out.csv`` beside them names what was not taken.
+facts, ``width`` and ``height`` always among them) and ``manifest``. ``left_out.csv`` beside them names what was not
+taken.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ def write_lmdb(
 ) -> Manifest:
     """Write ``items`` as the LMDB folder ``path`` and return its manifest.
 
-    A sample is left out, and named in ``left_out.csv``, if its text holds a character outside ``alphabet`` (where one is
-    given), if its key came before, or if its image has no readable header. All is written into ``path`` + ``.tmp`` and
-    renamed when complete, so a former store stays until then. Raises ``HangulOcrError`` if the disk is full, if
+    A sample is left out, and named in ``left_out.csv``, if its text holds a character outside ``alphabet`` (where one
+    is given), if its key came before, or if its image has no readable header. All is written into ``path`` + ``.tmp``
+    and renamed when complete, so a former store stays until then. Raises ``HangulOcrError`` if the disk is full, if
     nothing is kept, or if ``path`` holds something else.
     """
     _refuse_foreign(path)

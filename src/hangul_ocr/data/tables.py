@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import errno
 import io
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.workspace import atomic_write_text
 
 _BYTE_ORDER_MARK = "\ufeff"
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -37,20 +37,17 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: Path, encoding: str = "utf-8") -> Path:
-    """Write ``table`` as CSV without its index, aside first, so that a failure leaves the former file as it was.
+    """Write ``table`` as CSV without its index, whole or not at all: a failure leaves the former file as it was.
 
-    Raises ``HangulOcrError`` if the disk is full.
+    Raises ``HangulOcrError`` if the disk is full or the folder cannot be written to.
     """
-    aside = path.with_name(path.name + ".tmp")
+    text = table.to_csv(index=False, lineterminator="\n")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(aside, index=False, encoding=encoding, errors="backslashreplace", lineterminator="\n")
-        os.replace(aside, path)
+        # A lone surrogate (a damaged label among those left out) must not cost the whole table.
+        atomic_write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"), encoding)
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        if error.errno in FULL_DISK:
-            raise HangulOcrError(f"{path}: the disk is full; make room and run this step again") from None
-        raise HangulOcrError(f"{path}: cannot be written ({error.strerror}); check the folder's permissions") from None
+        problem = "the disk is full" if error.errno in FULL_DISK else f"cannot be written ({error.strerror})"
+        raise HangulOcrError(f"{path}: {problem}; make room or check the folder, then run this step again") from None
     return path
 
 

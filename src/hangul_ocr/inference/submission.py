@@ -128,8 +128,9 @@ def _row_problems(given: list[object], wanted: list[object], key: str) -> list[s
 def _difference(given: list[object], wanted: list[object], key: str) -> list[str]:
     """Return phrases for missing, extra and repeated keys, naming a few of each."""
     repeated = [name for name, count in pd.Series(given, dtype=object).value_counts().items() if count > 1]
-    missing = [name for name in wanted if name not in set(given)] if set(wanted) - set(given) else []
-    extra = [name for name in given if name not in set(wanted)] if set(given) - set(wanted) else []
+    have, want = set(given), set(wanted)
+    missing = [name for name in wanted if name not in have]
+    extra = [name for name in given if name not in want]
     found = ((missing, "missing"), (extra, "not in the template"), (repeated, "repeated"))
     return [f"{len(names)} {key} {what} ({_some(names)})" for names, what in found if names]
 
