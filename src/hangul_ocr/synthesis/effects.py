@@ -31,7 +31,17 @@ def text_colours(rng: np.random.Generator, min_contrast: float) -> tuple[np.ndar
     # A third of all colours are grey and most others muted, luma kept: signs are loud, but print and street are not.
     vivid = np.clip(rng.random((2, 1), np.float32) * 1.8 - 0.6, 0, 1)
     pair = level + (pair - level) * vivid
+    _whiten_or_blacken(rng, pair, int(level[0, 0] < level[1, 0]))
     return pair[0], pair[1]
+
+
+def _whiten_or_blacken(rng: np.random.Generator, pair: np.ndarray, lighter: int) -> None:
+    """Make the lighter of two colours almost white, the darker almost black, or neither: paper, ink, white letters."""
+    chance = rng.random()
+    if chance < 0.35:
+        pair[lighter] = rng.uniform(225, 255)
+    if 0.25 < chance < 0.5:
+        pair[1 - lighter] = rng.uniform(0, 40)
 
 
 def colour_near(rng: np.random.Generator, colour: np.ndarray, reach: float) -> np.ndarray:
@@ -127,6 +137,16 @@ def reweighted(mask: np.ndarray, weight: float) -> np.ndarray:
 
 
 _SQUARE = np.ones((3, 3), np.uint8)
+
+
+def rippled(rng: np.random.Generator, mask: np.ndarray, reach: float, cell: float) -> np.ndarray:
+    """Return ``mask`` with its strokes bent by at most ``reach`` pixels over waves of about ``cell`` pixels."""
+    height, width = mask.shape
+    coarse = rng.uniform(-reach, reach, (int(height / cell) + 2, int(width / cell) + 2, 2)).astype(np.float32)
+    waves = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    across = waves[..., 0] + np.arange(width, dtype=np.float32)
+    down = waves[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+    return cv2.remap(mask, across, down, cv2.INTER_LINEAR)
 
 
 def blurred(rng: np.random.Generator, image: np.ndarray, strength: float) -> np.ndarray:

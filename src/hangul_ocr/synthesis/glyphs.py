@@ -112,7 +112,8 @@ def lay_row(glyphs: Sequence[Glyph], middle: float, spacing: float, space: float
         if glyph.alpha.size:
             placed.append(Placed(glyph, round(pen) + glyph.left, round(dy) + glyph.top))
         else:
-            width *= space
+            # Where letters stand apart, a space must still be wider than what lies between them.
+            width = width * space + max(0.0, spacing)
         centres.append((pen + width / 2, middle + dy))
         pen += width + spacing
     return _layout(placed, centres)
@@ -122,7 +123,7 @@ def lay_column(glyphs: Sequence[Glyph], middle: float, size: int, spacing: float
     """Lay upright glyphs from top to bottom, each centred in the column; a space is half an em times ``space``."""
     pen, placed, centres = 0.0, [], []
     for glyph in glyphs:
-        height = size * 0.92 if glyph.alpha.size else size * 0.45 * space
+        height = size * 0.92 if glyph.alpha.size else size * 0.45 * space + max(0.0, spacing) / 2
         if glyph.alpha.size:
             y = round(pen + height / 2 - middle) + glyph.top
             placed.append(Placed(glyph, -glyph.alpha.shape[1] // 2, y))

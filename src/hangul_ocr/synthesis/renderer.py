@@ -35,6 +35,8 @@ class Style:
     stretch: tuple[float, float] = (0.75, 1.3)
     weight: tuple[float, float] = (-0.2, 1.0)
     reweight: float = 0.6
+    spread: float = 0.1  # widely spaced letters, up to 0.7 em
+    ripple: float = 0.15
     wobble: float = 0.15
     arc: float = 0.08
     rotation: float = 5.0  # degrees, standard deviation
@@ -70,7 +72,20 @@ class Style:
 
 
 _EFFECTS = (
-    *("wobble", "arc", "gradient", "texture", "stripes", "clutter", "outline", "shadow", "shaded_text", "neighbours"),
+    *(
+        "spread",
+        "ripple",
+        "wobble",
+        "arc",
+        "gradient",
+        "texture",
+        "stripes",
+        "clutter",
+        "outline",
+        "shadow",
+        "shaded_text",
+        "neighbours",
+    ),
     *("relight", "blur", "grain", "low_resolution", "jpeg"),
 )
 
@@ -116,8 +131,10 @@ class Renderer:
     def render_text(self, text: str, rng: np.random.Generator, vertical: bool | None = None) -> Rendered:
         """Return a crop of ``text``; ``vertical`` None leaves the direction to chance.
 
-        Raises ``HangulOcrError`` where no face draws all of its characters.
+        Raises ``HangulOcrError`` where it is empty, or no face draws all of its characters.
         """
+        if not text.strip():
+            raise HangulOcrError(f"there is nothing to draw in {text!r}: give a text with a visible character")
         number = self._choose_face(text, rng)
         if vertical is None:
             vertical = len(text) > 1 and rng.random() < self.style.vertical
@@ -146,7 +163,7 @@ class Renderer:
         size = 48 if short_side <= 56 else 96
         middle = self._cache.face(number, size).middle
         drawn = [self._cache.get(number, size, character) for character in text]
-        spacing = size * _spacing(self.style.spacing, rng)
+        spacing = size * _spacing(self.style, rng)
         space = rng.uniform(0.9, 1.6)
         if vertical:
             return glyphs.lay_column(drawn, middle, size, spacing, space), size
@@ -174,13 +191,22 @@ class Renderer:
         quad, (width, height) = _crop(quad, size, short_side, self.style.margin if not crowded else (0.0, 0.4), rng)
         corners = np.array([[0, 0], [x1 - x0, 0], [x1 - x0, y1 - y0], [0, y1 - y0]], np.float32) + pad
         matrix = cv2.getPerspectiveTransform(corners, quad.astype(np.float32))
-        text = glyphs.paint(layout.placed, origin, shape)
-        if rng.random() < self.style.reweight:
-            text = effects.reweighted(text, rng.uniform(*self.style.weight))
+        text = self._restyled(glyphs.paint(layout.placed, origin, shape), size, rng)
         masks = [text, self._neighbour_mask(layout, size, vertical, rng)] if crowded else [text]
         masks = [cv2.warpPerspective(mask, matrix, (width, height), flags=cv2.INTER_LINEAR) for mask in masks]
         centres = cv2.perspectiveTransform((layout.centres - np.float32(origin))[None], matrix)[0]
         return masks, np.clip(centres / np.float32([width, height]), 0, 1)
+
+    def _restyled(self, text: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+        """Return the text's mask bolder, thinner or bent, so that few fonts look like many.
+
+        Bending moves a character by a few hundredths of an em; its centre is left as it was.
+        """
+        if rng.random() < self.style.reweight:
+            text = effects.reweighted(text, rng.uniform(*self.style.weight))
+        if rng.random() < self.style.ripple:
+            text = effects.rippled(rng, text, size * rng.uniform(0.02, 0.06), size * rng.uniform(0.3, 0.8))
+        return text
 
     def _neighbour_mask(self, layout: glyphs.Layout, size: int, vertical: bool, rng: np.random.Generator) -> np.ndarray:
         """Return the mask of other text around this one: pieces of the line before or after, cut by the crop."""
@@ -209,9 +235,12 @@ def _by_family(faces: list[FontFace]) -> list[list[int]]:
     return list(members.values())
 
 
-def _spacing(limits: tuple[float, float], rng: np.random.Generator) -> float:
-    """Return a letter spacing in ems: mostly the font's own, sometimes anywhere within the limits."""
-    return rng.uniform(*limits) if rng.random() < 0.5 else rng.uniform(-0.03, 0.03)
+def _spacing(style: Style, rng: np.random.Generator) -> float:
+    """Return a letter spacing in ems: mostly the font's own, sometimes anywhere within the limits, rarely very wide."""
+    chance = rng.random()
+    if chance < style.spread:
+        return rng.uniform(0.2, 0.7)
+    return rng.uniform(*style.spacing) if chance < 0.5 else rng.uniform(-0.03, 0.03)
 
 
 def _moved_quad(width: float, height: float, style: Style, rng: np.random.Generator) -> np.ndarray:

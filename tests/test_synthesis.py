@@ -1,0 +1,359 @@
+"""Synthesis: fonts by outline, words by side, a renderer that is the same everywhere, and the sample competition."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import cv2
+import numpy as np
+import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+from hangul_ocr.hangul import ASCII, HangulOcrError, is_placeholder, ksx1001_syllables, normalise
+from hangul_ocr.synthesis import competition, fonts
+from hangul_ocr.synthesis.competition import make_competition, training_stream_sources
+from hangul_ocr.synthesis.fonts import FontFace, find_fonts, inspect_font, split_families
+from hangul_ocr.synthesis.renderer import Renderer, Style
+from hangul_ocr.synthesis.words import LONGEST, Side, Words, WordSource, load_words, split_words, words_of
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return find_fonts()
+
+
+@pytest.fixture(scope="module")
+def words():
+    return load_words()
+
+
+@pytest.fixture(scope="module")
+def source(words):
+    return WordSource(words).training(random_share=0.3, ascii_share=0.05)
+
+
+@pytest.fixture(scope="module")
+def renders(faces, source):
+    renderer = Renderer(faces, source, Style.signs(), seed=3)
+    return [renderer.render(index) for index in range(300)]
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Fonts
+
+
+def _write_font(path, blank=(), syllables=None):
+    """Write a font that maps every syllable and draws a square for each but the ``blank`` ones."""
+    syllables = syllables or ksx1001_syllables()
+    pen = TTGlyphPen(None)
+    for move, point in zip([pen.moveTo] + [pen.lineTo] * 3, [(50, 0), (50, 700), (700, 700), (700, 0)], strict=True):
+        move(point)
+    pen.closePath()
+    square, empty = pen.glyph(), TTGlyphPen(None).glyph()
+    names = {c: f"g{ord(c):04X}" for c in syllables}
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", *names.values()])
+    builder.setupCharacterMap({ord(c): name for c, name in names.items()})
+    builder.setupGlyf({".notdef": square} | {name: empty if c in blank else square for c, name in names.items()})
+    builder.setupHorizontalMetrics({name: (900, 50) for name in [".notdef", *names.values()]})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Toy Bold", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return path
+
+
+def test_a_mapped_but_blank_glyph_does_not_count(tmp_path):
+    (face,) = inspect_font(_write_font(tmp_path / "toy.ttf", blank="각밝힐"))
+    assert set(ksx1001_syllables()) - set(face.covers) == set("각밝힐")
+    assert (face.family, face.style) == ("Toy", "Bold Regular")
+
+
+def test_a_font_that_draws_little_hangul_is_left_out(tmp_path):
+    path = _write_font(tmp_path / "blank.ttf", blank=ksx1001_syllables()[100:])
+    assert inspect_font(path) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no font at all", b"\x00\x01\x00\x00" + b"\xff" * 200])
+def test_a_damaged_font_is_left_out(tmp_path, content):
+    path = tmp_path / "broken.ttf"
+    path.write_bytes(content)
+    assert inspect_font(path) == []
+
+
+def test_the_second_look_comes_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HANGUL_OCR_CACHE", str(tmp_path / "cache"))
+    path = _write_font(tmp_path / "toy.ttf")
+    monkeypatch.setattr(fonts, "font_files", lambda: [str(path)])
+    first = find_fonts()
+    monkeypatch.setattr(fonts, "inspect_font", lambda path: pytest.fail("looked again"))
+    assert find_fonts() == first
+
+
+def test_no_korean_font_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("HANGUL_OCR_CACHE", str(tmp_path))
+    monkeypatch.setattr(fonts, "font_files", list)
+    with pytest.raises(HangulOcrError, match="koreanize-matplotlib"):
+        find_fonts()
+
+
+def test_the_machine_has_two_families_at_least_and_each_draws_ascii(faces):
+    assert len({face.family for face in faces}) >= 2
+    assert all(len(set(ASCII) & set(face.covers)) > 90 for face in faces)
+
+
+def _face(family, style="Regular"):
+    return FontFace(f"{family}-{style}.ttf", 0, family, style, "가")
+
+
+def test_all_weights_of_a_family_are_held_out_together():
+    faces = [_face(f"Family {i}", style) for i in range(5) for style in ("Light", "Bold")]
+    train, held = split_families(faces, seed=1, n_held_out=2)
+    assert not {face.family for face in train} & {face.family for face in held}
+    assert (len(train), len(held)) == (6, 4)
+    assert split_families(faces, seed=1, n_held_out=2) == (train, held)
+
+
+def test_of_the_pip_fonts_the_second_sans_is_held_out():
+    gothic = [_face("NanumGothic", style) for style in ("Light", "Regular", "Bold", "ExtraBold")]
+    train, held = split_families([*gothic, _face("Noto Sans KR"), _face("Noto Serif KR")], seed=7)
+    assert [face.family for face in held] == ["Noto Sans KR"]
+    assert {face.family for face in train} == {"NanumGothic", "Noto Serif KR"}
+
+
+def test_one_family_is_never_held_out():
+    assert split_families([_face("Only")], seed=0) == ([_face("Only")], [])
+
+
+def test_two_names_of_one_design_are_one_family():
+    train, held = split_families([_face("Noto Sans KR"), _face("Noto Sans CJK KR"), _face("Batang")], seed=0)
+    assert {face.family for face in held} in ({"Batang"}, {"Noto Sans KR", "Noto Sans CJK KR"})
+    assert {face.family for face in train}.isdisjoint({face.family for face in held})
+
+
+# Words
+
+
+def test_labels_have_the_competitions_lengths_and_spaces(words):
+    rng = np.random.default_rng(0)
+    source = WordSource(words)
+    labels = [source.sample(rng) for _ in range(4000)]
+    lengths = np.array([len(label) for label in labels])
+    assert lengths.max() <= LONGEST
+    assert abs((lengths == 1).mean() - 0.059) < 0.015
+    assert abs((lengths == 3).mean() - 0.212) < 0.025
+    assert abs(np.mean([" " in label for label in labels]) - 0.185) < 0.025
+    assert all(label == label.strip() == normalise(label) for label in labels)
+
+
+def test_every_syllable_of_ks_x_1001_is_reachable(words):
+    rng = np.random.default_rng(0)
+    source = WordSource(words).training(random_share=0.5)
+    seen = set().union(*(source.sample(rng) for _ in range(16_000)))
+    assert set(ksx1001_syllables()) <= seen
+
+
+def test_without_any_dictionary_there_are_still_labels():
+    rng = np.random.default_rng(0)
+    assert all(WordSource(Words({})).sample(rng) for _ in range(200))
+
+
+def test_words_are_split_by_the_word_alone():
+    words = ["가게", "나무", "다리", "라면", "마음", "바다", "사람", "아침", "자전거", "차"] * 5
+    kept, held = split_words(words, 0.5, seed=1)
+    assert set(kept).isdisjoint(held)
+    assert split_words(words[::-1], 0.5, seed=1) == (kept[::-1], held[::-1])
+
+
+def test_both_words_of_a_label_lie_on_the_same_side(words):
+    rng = np.random.default_rng(0)
+    train, test = (
+        {word for _ in range(1500) for word in words_of(source.sample(rng))}
+        for source in (WordSource(words, 0.3, 0.1, side=Side(0.2, 5)), WordSource(words, side=Side(0.2, 5, test=True)))
+    )
+    assert train.isdisjoint(test)
+
+
+def test_a_letter_spaced_label_is_one_word():
+    assert words_of("가 나 다") == ["가나다"]
+    assert words_of("서울 역") == ["서울", "역"]
+
+
+# Renderer
+
+
+def _digest(renderer, index):
+    crop = renderer.render(index)
+    return crop.image.tobytes(), crop.text, crop.centres.tobytes()
+
+
+def test_a_crop_depends_on_seed_and_index_alone_in_any_process(faces, words):
+    renderer = Renderer(faces, WordSource(Words({})).training(0.5, 0.1), Style.signs(), seed=11)
+    here = [_digest(renderer, index) for index in (5, 0, 5, 17)]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        there = [pool.submit(_digest, renderer, index).result() for index in (17, 5, 0)]
+    assert here[0] == here[2] == there[1]
+    assert here[1] == there[2]
+    assert here[3] == there[0]
+    assert len({digest[0] for digest in here}) == 3
+
+
+def test_a_pickled_renderer_leaves_its_glyphs_behind(faces):
+    renderer = Renderer(faces, WordSource(Words({})), Style.plain())
+    before = _digest(renderer, 1)
+    assert _digest(pickle.loads(pickle.dumps(renderer)), 1) == before
+
+
+def test_images_are_rgb_and_never_blank(renders):
+    for crop in renders:
+        assert crop.image.dtype == np.uint8
+        assert crop.image.ndim == 3
+        assert crop.image.shape[2] == 3
+        grey = cv2.GaussianBlur(cv2.cvtColor(crop.image, cv2.COLOR_RGB2GRAY), (3, 3), 0)
+        assert float(np.percentile(grey, 99)) - float(np.percentile(grey, 1)) > 25, crop.text
+
+
+def test_centres_run_through_the_crop_in_reading_order(renders):
+    for crop in renders:
+        assert crop.centres.shape == (len(crop.text), 2)
+        assert ((crop.centres >= 0) & (crop.centres <= 1)).all()
+        assert (np.diff(crop.centres[:, int(crop.vertical)]) > 0).all(), crop.text
+
+
+def test_ink_lies_at_the_centres(faces):
+    style = Style.plain((48, 48))
+    renderer = Renderer(faces, WordSource(Words({})), style)
+    crop = renderer.render_text("를 를", np.random.default_rng(0), vertical=False)
+    height, width = crop.image.shape[:2]
+    edges = np.abs(np.diff(crop.image.astype(int).sum(2), axis=0))
+    windows = [edges[:, max(0, int(x * width) - 4) : int(x * width) + 4] for x, _ in crop.centres]
+    ink = [window.max(initial=0) for window in windows]
+    assert height == 48
+    assert ink[0] > 100
+    assert ink[2] > 100
+    assert ink[1] < 20
+
+
+def test_vertical_text_gives_tall_crops(faces, source):
+    renderer = Renderer(faces, source, Style.signs())
+    for index, text in enumerate(["가나다", "대한민국", "서울 식당"]):
+        crop = renderer.render_text(text, np.random.default_rng(index), vertical=True)
+        assert crop.vertical
+        assert crop.image.shape[0] > crop.image.shape[1]
+
+
+def test_about_a_sixth_of_the_crops_is_tall(renders):
+    assert 0.09 < np.mean([crop.image.shape[0] > crop.image.shape[1] for crop in renders]) < 0.25
+
+
+def test_the_short_side_is_as_asked(faces, source):
+    renderer = Renderer(faces, source, Style.signs((32, 40)))
+    sides = [min(renderer.render(index).image.shape[:2]) for index in range(60)]
+    assert max(sides) <= 40
+    assert np.mean([side >= 32 for side in sides]) > 0.9
+
+
+def test_a_character_without_a_font_is_named(faces, source):
+    with pytest.raises(HangulOcrError, match="no font draws"):
+        Renderer(faces, source, Style.plain()).render_text("\u0e01", np.random.default_rng(0))
+
+
+def test_a_space_alone_cannot_be_rendered(faces, source):
+    with pytest.raises(HangulOcrError, match="nothing to draw"):
+        Renderer(faces, source, Style.plain()).render_text(" ", np.random.default_rng(0))
+
+
+# The sample competition
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_competition(tmp_path_factory.mktemp("sample") / "대회", n_train=300, n_test=90, seed=4)
+
+
+def test_tables_are_the_competitions(folder):
+    for name, header in (("train", b"img_path,text"), ("test", b"img_path"), ("sample_submission", b"img_path,text")):
+        first = (folder / f"{name}.csv").read_bytes().splitlines()[0]
+        assert first == b"\xef\xbb\xbf" + header
+    test, template = read_csv(folder / "test.csv"), read_csv(folder / "sample_submission.csv")
+    assert [row["img_path"] for row in test] == [row["img_path"] for row in template]
+    assert all(row["text"] == "" for row in template)
+
+
+def test_numbers_have_gaps_and_every_path_is_an_rgb_png(folder):
+    for name, n in (("train", 300), ("test", 90)):
+        paths = [row["img_path"] for row in read_csv(folder / f"{name}.csv")]
+        numbers = [int(path.removeprefix(f"./{name}/{name}_").removesuffix(".png")) for path in paths]
+        assert numbers == sorted(set(numbers))
+        assert (len(numbers), numbers[0], numbers[-1]) == (n, 1, n + 2)
+        assert sorted(path.name for path in (folder / name).iterdir()) == [path.split("/")[-1] for path in paths]
+        data = (folder / paths[0]).read_bytes()
+        assert data.startswith(b"\x89PNG")
+        assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).shape[2] == 3
+
+
+def test_training_labels_hold_placeholders_spaces_and_repeats(folder):
+    texts = [row["text"] for row in read_csv(folder / "train.csv")]
+    assert 1 <= sum(map(is_placeholder, texts)) <= 3
+    assert 0.1 < np.mean([" " in text for text in texts]) < 0.28
+    assert max(map(texts.count, texts)) >= 3
+
+
+def test_no_test_word_and_no_held_out_family_in_training(folder, faces):
+    train = {word for row in read_csv(folder / "train.csv") for word in words_of(row["text"])}
+    answers = read_csv(folder / "answers" / "test_answers.csv")
+    assert train.isdisjoint(word for row in answers for word in words_of(row["text"]))
+    held = set(json.loads((folder / "competition.json").read_text(encoding="utf-8"))["held_out_families"])
+    assert held == {row["family"] for row in answers if row["held_out"] == "1"}
+    assert held.isdisjoint(row["family"] for row in answers if row["held_out"] == "0")
+    assert 0.2 < np.mean([row["held_out"] == "1" for row in answers]) < 0.47
+
+
+def test_pretraining_leaves_out_what_the_test_holds(folder, faces):
+    stream_faces, source = training_stream_sources(folder, seed=0)
+    answers = read_csv(folder / "answers" / "test_answers.csv")
+    assert {face.family for face in stream_faces}.isdisjoint(r["family"] for r in answers if r["held_out"] == "1")
+    rng = np.random.default_rng(0)
+    drawn = {word for _ in range(3000) for word in words_of(source.sample(rng))}
+    assert drawn.isdisjoint(word for row in answers for word in words_of(row["text"]))
+
+
+def test_beside_a_real_competition_nothing_is_left_out(tmp_path, faces):
+    for folder in (None, tmp_path):
+        stream_faces, source = training_stream_sources(folder, seed=0)
+        assert stream_faces == faces
+        assert source.side is None
+
+
+def test_equal_seeds_give_equal_folders(tmp_path):
+    first, second, other = (
+        make_competition(tmp_path / name, n_train=20, n_test=6, seed=seed)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert all((first / path).read_bytes() == (second / path).read_bytes() for path in files)
+    assert (first / "train.csv").read_bytes() != (other / "train.csv").read_bytes()
+
+
+def test_a_folder_in_use_is_not_touched(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(HangulOcrError, match="not empty"):
+        make_competition(tmp_path, n_train=4, n_test=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_failure_leaves_no_half_written_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(competition, "_write_tables", lambda *args: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(HangulOcrError, match="disk full"):
+        make_competition(tmp_path / "sample", n_train=4, n_test=2)
+    assert list(tmp_path.iterdir()) == []
