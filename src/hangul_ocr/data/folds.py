@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,6 @@ import cv2
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
 from hangul_ocr.data.images import UnreadableImage, decode_trusted
@@ -50,7 +48,7 @@ def make_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
     rows = _in_file_order(table)
     groups = _group_rows(rows)
     group_names = rows["key"].to_numpy()[groups]
-    folds = _assign(_strata(rows, n_folds), groups, n_folds, seed)
+    folds = _assign(_strata(rows), groups, n_folds, seed)
     return pd.DataFrame({"key": rows["key"], "group": group_names, "fold": folds})
 
 
@@ -234,8 +232,9 @@ def _close_pairs(
     edges = np.linspace(0, 64, most_bits + 2).astype(int)
     for low, high in pairwise(edges):
         band = (hashes[rows] >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        keys = [band] if labels is None else [band, labels[rows].astype(np.uint64)]
-        codes = pd.factorize(pd.MultiIndex.from_arrays(keys))[0]
+        codes = np.unique(band, return_inverse=True)[1]
+        if labels is not None:
+            codes = codes * (labels.max(initial=0) + 1) + labels[rows]
         for members in _buckets(codes):
             yield from _compare(hashes, rows[members], most_bits)
 
@@ -259,29 +258,40 @@ def _bit_count(values: np.ndarray) -> np.ndarray:
     return np.bitwise_count(values).astype(int)
 
 
-def _strata(rows: pd.DataFrame, n_folds: int) -> np.ndarray:
-    """Return (n,) a class for each row: its bucket of label length, and whether it is tall; rare ones are joined."""
+def _strata(rows: pd.DataFrame) -> np.ndarray:
+    """Return (n,) a class for each row: its bucket of label length, and whether it is tall."""
     lengths = np.searchsorted(_LENGTH_EDGES, rows["text"].str.len().to_numpy(int))
     tall = rows["height"].to_numpy(float) > TALL * rows["width"].to_numpy(float)
-    strata = lengths * 2 + tall
-    counts = np.bincount(strata, minlength=1)
-    return np.where(counts[strata] < 2 * n_folds, -1, strata)
+    return lengths * 2 + tall
 
 
 def _assign(strata: np.ndarray, groups: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """Return (n,) the fold of each row, 0 to ``n_folds`` - 1."""
-    n_groups = len(np.unique(groups))
-    if n_folds < 2 or n_groups < n_folds:
+    """Return (n,) the fold of each row, 0 to ``n_folds`` - 1.
+
+    Groups are dealt in a seeded order, large ones first, each to the fold that has least of what the group holds, and
+    of those to the smallest. scikit-learn's splitter of this kind deals differently from version to version, and in
+    some (1.5) unevenly when it shuffles; a seed must mean the same folds everywhere.
+    """
+    names, group_of_row = np.unique(groups, return_inverse=True)
+    if n_folds < 2 or len(names) < n_folds:
         raise HangulOcrError(
-            f"{n_folds} folds of {n_groups} groups ({len(groups)} rows): there must be 2 or more folds and at least as "
-            f"many groups; ask for another number of folds or add data"
+            f"{n_folds} folds of {len(names)} groups ({len(groups)} rows): there must be 2 or more folds and at least "
+            f"as many groups; ask for another number of folds or add data"
         )
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    folds = np.full(len(groups), -1)
-    with warnings.catch_warnings():  # The joined rare classes may still be fewer than the folds.
-        warnings.simplefilter("ignore", UserWarning)
-        for fold, (_, held_out) in enumerate(splitter.split(strata, strata, groups)):
-            folds[held_out] = fold
-    if len(np.unique(folds)) < n_folds:
-        raise HangulOcrError(f"{n_groups} groups of very unequal size do not fill {n_folds} folds; ask for fewer folds")
+    kinds, kind_of_row = np.unique(strata, return_inverse=True)
+    members = np.zeros((len(names), len(kinds)))
+    np.add.at(members, (group_of_row, kind_of_row), 1)
+    return _deal(members, n_folds, np.random.default_rng(seed))[group_of_row]
+
+
+def _deal(members: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (groups,) a fold for each group; ``members`` (groups, strata) counts the rows it has of each stratum."""
+    shuffled = rng.permutation(len(members))
+    order = shuffled[np.argsort(-members[shuffled].sum(axis=1), kind="stable")]
+    weights = members / members.sum(axis=0)
+    folds, held = np.zeros(len(members), dtype=np.int64), np.zeros((n_folds, members.shape[1]))
+    for group in order:
+        cost, size = held @ weights[group], held.sum(axis=1)
+        folds[group] = np.lexsort((size, cost))[0]
+        held[folds[group]] += members[group]
     return folds
