@@ -152,7 +152,8 @@ def rippled(rng: np.random.Generator, mask: np.ndarray, reach: float, cell: floa
 def blurred(rng: np.random.Generator, image: np.ndarray, strength: float) -> np.ndarray:
     """Return the image out of focus or, one time in three, moved; ``strength`` in pixels for the height of 48."""
     reach = strength * min(image.shape[:2]) / 48
-    if rng.random() < 0.67:
+    # The shortest motion is three pixels, as wide as the gap between the strokes of a small syllable.
+    if rng.random() < 0.67 or min(image.shape[:2]) < 36:
         return cv2.GaussianBlur(image, (0, 0), max(0.3, rng.uniform(0.3, 1.0) * reach))
     return cv2.filter2D(image, -1, _motion_kernel(rng.uniform(1.0, 2.4) * reach, rng.random() * np.pi))
 

@@ -38,7 +38,10 @@ VARIABLE_WEIGHTS = (300, 400, 600, 800)
 # What fontTools and FreeType raise on a damaged file.
 _DAMAGED = (TTLibError, HangulOcrError, OSError, struct.error, AssertionError, AttributeError, LookupError, ValueError)
 
-_CACHE_NAME = "fonts-1.json"
+# Display faces drawn as worn-off paint: most of their syllables cannot be read even large and clean.
+_WORN = re.compile(r"10 ?years ?later|oraeorae", re.IGNORECASE)
+
+_CACHE_NAME = "fonts-2.json"
 _PROBE_SIZE = 32
 _WEIGHT_WORD = re.compile(
     r"[\s_-]*(thin|hairline|(extra|ultra|semi|demi)?[\s-]?light|regular|medium|(semi|demi|extra|ultra)?[\s-]?bold|heavy|black)$",
@@ -217,7 +220,7 @@ def _open_faces(path: Path) -> list[tuple[int, TTFont]]:
 def _usable_faces(path: Path, index: int, font: TTFont) -> list[FontFace]:
     family, style = _names(font, path)
     face = FontFace(str(path), index, family, style, "")
-    if ord("가") not in (cmap := font.getBestCmap() or {}):
+    if ord("가") not in (cmap := font.getBestCmap() or {}) or _WORN.search(family):
         return []
     covers = _outlined(face, cmap)
     if sum(map(is_syllable, covers)) < MIN_SYLLABLES:
