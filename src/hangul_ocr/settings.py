@@ -106,6 +106,44 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise HangulOcrError(f"model.{name} = {value!r} is unknown; choose one of {', '.join(allowed)}")
 
 
+THIN_RESNET = {"channels": [32, 64, 128, 256]}
+
 PRESETS: dict[str, Settings] = {
-    "quick": Settings(),
+    # Seconds: for tests, and to see every notebook run once. It learns nothing.
+    "smoke": Settings(
+        preset="smoke",
+        model=ModelSettings(backbone="resnet10t", backbone_args={"channels": [8, 16, 16, 32]}, hidden=32),
+        pretraining=TrainingSettings(steps=4, crops_per_step=16, validate_every=2, save_every=2, workers=0),
+        fine_tuning=TrainingSettings(steps=3, crops_per_step=12, validate_every=3, save_every=2, workers=0),
+        folds=2,
+        trained_folds=2,
+        candidates=3,
+    ),
+    # Two CPU cores and twenty minutes, without a GPU.
+    "quick": Settings(
+        preset="quick",
+        model=ModelSettings(backbone="resnet18", backbone_args=THIN_RESNET),
+        pretraining=TrainingSettings(steps=2500, seconds=600),
+        fine_tuning=TrainingSettings(steps=250, seconds=60, learning_rate=8e-4, synthetic_share=0.5, validate_every=50),
+    ),
+    # A T4 and about an hour.
+    "colab": Settings(
+        preset="colab",
+        model=ModelSettings(backbone="resnet18", hidden=256, grey=False, along_stride=4, short_side=48),
+        pretraining=TrainingSettings(steps=12000, seconds=2400, crops_per_step=256, workers=2),
+        fine_tuning=TrainingSettings(
+            steps=2000, seconds=400, crops_per_step=256, learning_rate=8e-4, synthetic_share=0.3, workers=2
+        ),
+    ),
+    # A large GPU with many cores to feed it.
+    "full": Settings(
+        preset="full",
+        model=ModelSettings(backbone="resnet34d", hidden=384, grey=False, along_stride=4, short_side=48),
+        pretraining=TrainingSettings(steps=60000, crops_per_step=512, workers=12, validate_every=1000, save_every=1000),
+        fine_tuning=TrainingSettings(
+            steps=8000, crops_per_step=512, learning_rate=6e-4, synthetic_share=0.3, workers=12, validate_every=500
+        ),
+        folds=5,
+        trained_folds=5,
+    ),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -18,9 +18,11 @@ from torch.utils.data import Dataset
 
 from hangul_ocr.data.augment import augment
 from hangul_ocr.data.images import decode_trusted
-from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.hangul import UNKNOWN_CLASS, Alphabet, ctc_steps_needed
 from hangul_ocr.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from hangul_ocr.data.lmdb_store import LmdbReader
 
 # The long side of a batch in short sides; finer where most words are.
 RATIOS = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 16)

@@ -19,7 +19,7 @@ from hangul_ocr.data.images import UnreadableImage, decode_image
 from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.inference.ensemble import Reading, combine
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.workspace import atomic_write_text
+from hangul_ocr.workspace import atomic_write_text, pick_device
 
 CHUNK = 512
 LARGEST_BATCH = 128
@@ -71,7 +71,7 @@ def read_crops(
 ) -> list[Reading]:
     """Return a :class:`Reading` for each crop of ``source``, in its order: the union of the models' N-best strings,
     scored by every model."""
-    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = accelerator or Accelerator(cpu=pick_device() == "cpu")
     models = [model.to(accelerator.device).eval() for model in models]
     readings: dict[int, Reading] = {}
     with tqdm(total=len(source), desc=progress, mininterval=1) as bar:

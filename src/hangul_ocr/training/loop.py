@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hangul_ocr.data.batches import Group, TrainingSteps
-from hangul_ocr.evaluation.metrics import exact_accuracy
+from hangul_ocr.data.tables import write_table
+from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.models.checkpoint import load_tensors, save_model, save_tensors
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import TrainingSettings
-from hangul_ocr.workspace import atomic_write_text, number_type_for
+from hangul_ocr.workspace import ACCELERATE_PRECISION, pick_device, pick_number_type
 
 LAST, BEST, METRICS = Path("last") / "state.safetensors", "best.safetensors", "metrics.csv"
 
@@ -123,6 +124,7 @@ class Stage:
                 num_workers=workers,
                 prefetch_factor=4 if workers else None,
                 worker_init_fn=_quiet_worker,
+                generator=torch.Generator(),  # or each start of a loader would move the global random state
             )
         )
 
@@ -168,7 +170,7 @@ class Stage:
     def _validate(self) -> None:
         """Read the validation crops with the averaged weights, note the figures, and keep the best weights."""
         texts, predictions, loss = read_groups(self.ema.module, self.validation, self.accelerator)
-        accuracy = exact_accuracy(texts, predictions) if texts else float("nan")
+        accuracy = float(exact_matches(texts, predictions).mean()) if texts else float("nan")
         row = {
             "step": self.progress.step,
             "crops": self.progress.step * self.settings.crops_per_step,
@@ -181,7 +183,7 @@ class Stage:
         self.progress.history.append(row)
         if not self.accelerator.is_main_process:
             return
-        atomic_write_text(self.folder / METRICS, pd.DataFrame(self.progress.history).to_csv(index=False))
+        write_table(pd.DataFrame(self.progress.history), self.folder / METRICS)
         if not texts or accuracy >= self.progress.best_accuracy:
             self.progress.best_accuracy = accuracy if texts else -1.0
             save_model(self.folder / BEST, self.ema.module, {"step": self.progress.step, "valid_accuracy": accuracy})
@@ -247,9 +249,8 @@ def read_groups(
 
 def make_accelerator(number_type: str = "auto") -> Accelerator:
     """Return an accelerator for this machine; ``auto`` takes the number type that the device truly runs fast."""
-    chosen = number_type_for() if number_type == "auto" else number_type
-    names = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
-    return Accelerator(mixed_precision=names.get(chosen, chosen), cpu=not torch.cuda.is_available())
+    chosen = pick_number_type() if number_type == "auto" else number_type
+    return Accelerator(mixed_precision=ACCELERATE_PRECISION[chosen], cpu=pick_device() == "cpu")
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,189 @@
+"""A run: one pretraining on synthetic crops that all folds share, a short fine-tuning for each fold, OOF predictions.
+
+Run folder ``output/runs/NAME/``: ``settings.json``, ``environment.json``, ``alphabet.json``, ``pretraining/``,
+``fold0/`` ... (each ``metrics.csv``, ``last/``, ``best.safetensors``) and ``oof.csv``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hangul_ocr.data.batches import CropSource, LmdbCrops, TrainingSteps, fixed_groups
+from hangul_ocr.data.lmdb_store import LmdbReader
+from hangul_ocr.hangul import Alphabet, HangulOcrError
+from hangul_ocr.models.checkpoint import initialise_from, load_model, require_alphabet
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import Settings, TrainingSettings, load_settings
+from hangul_ocr.training.loop import Stage, StageResult, make_accelerator
+from hangul_ocr.workspace import atomic_write_json, atomic_write_text, environment_record, seed_everything
+
+SETTINGS, ALPHABET, ENVIRONMENT = "settings.json", "alphabet.json", "environment.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with its settings and alphabet."""
+
+    folder: Path
+    settings: Settings
+    alphabet: Alphabet
+
+    @property
+    def pretrained(self) -> Path:
+        """The best weights of the shared pretraining."""
+        return self.folder / "pretraining" / "best.safetensors"
+
+    def fold_folder(self, fold: int) -> Path:
+        """The folder of one fold."""
+        return self.folder / f"fold{fold}"
+
+    def fold_checkpoints(self) -> list[Path]:
+        """The best weights of the trained folds, in order. Raises ``HangulOcrError`` if there are none."""
+        found = [self.fold_folder(k) / "best.safetensors" for k in range(self.settings.folds)]
+        found = [path for path in found if path.is_file()]
+        if not found:
+            raise HangulOcrError(f"{self.folder}: no trained fold; run notebook 05 or `hangul-ocr train` first")
+        return found
+
+
+def open_run(folder: Path, settings: Settings, alphabet: Alphabet, facts: dict | None = None) -> Run:
+    """Create a run folder, or go on in one of the same settings and alphabet.
+
+    ``facts`` (the data's hash ...) join ``environment.json``. Raises ``HangulOcrError`` if the folder belongs to
+    other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / SETTINGS).is_file():
+        _require_same(folder, settings, alphabet)
+    else:
+        atomic_write_json(folder / ALPHABET, alphabet.characters)
+        atomic_write_json(folder / ENVIRONMENT, environment_record() | (facts or {}))
+        atomic_write_text(folder / SETTINGS, settings.to_json())
+    return Run(folder, settings, alphabet)
+
+
+def load_run(folder: Path) -> Run:
+    """Open an existing run. Raises ``HangulOcrError`` if it is none."""
+    if not (folder / SETTINGS).is_file():
+        raise HangulOcrError(f"{folder}: not a run folder ({SETTINGS} is missing); train first, or name another run")
+    alphabet = Alphabet(json.loads((folder / ALPHABET).read_text(encoding="utf-8")))
+    return Run(folder, load_settings(folder / SETTINGS), alphabet)
+
+
+def _require_same(folder: Path, settings: Settings, alphabet: Alphabet) -> None:
+    run = load_run(folder)
+    if run.settings != settings:
+        ours, theirs = json.loads(settings.to_json()), json.loads(run.settings.to_json())
+        differing = ", ".join(_differences(ours, theirs)[:4])
+        raise HangulOcrError(f"{folder}: made with other settings ({differing}); name another run, or delete the folder")
+    if run.alphabet != alphabet:
+        raise HangulOcrError(f"{folder}: made with another alphabet; name another run, or delete the folder")
+
+
+def _differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
+    names = []
+    for name in sorted(set(ours) | set(theirs)):
+        a, b = ours.get(name), theirs.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += _differences(a, b, f"{prefix}{name}.")
+        elif a != b:
+            names.append(f"{prefix}{name}: {a} here, {b} there")
+    return names
+
+
+def pretrain(
+    run: Run, synthetic: CropSource, validation: CropSource, deadline: float | None = None
+) -> StageResult:
+    """Train the run's network on streamed synthetic crops; ``validation`` are crops that the stream never shows."""
+    settings = run.settings
+    model = _fresh_model(run)
+    steps = _steps(run, settings.pretraining, seed=settings.seed, synthetic=synthetic)
+    return _run_stage("pretraining", run, model, steps, validation, settings.pretraining, "pretraining", deadline)
+
+
+def train_fold(
+    run: Run,
+    fold: int,
+    reader: LmdbReader,
+    folds: pd.DataFrame,
+    synthetic: CropSource | None = None,
+    init_from: Path | None = None,
+    deadline: float | None = None,
+) -> StageResult:
+    """Fine-tune on all folds but ``fold``, validating on it, from ``init_from`` (or from nothing if that is None)."""
+    settings = run.settings
+    model = _fresh_model(run)
+    if init_from is not None:
+        initialise_from(model, init_from)
+    own, others = fold_rows(reader, folds, fold)
+    real = LmdbCrops(reader, others, settings.fine_tuning.augment)
+    steps = _steps(run, settings.fine_tuning, seed=settings.seed * 1000 + fold + 1, real=real, synthetic=synthetic)
+    held_out = LmdbCrops(reader, own)
+    return _run_stage(f"fold {fold}", run, model, steps, held_out, settings.fine_tuning, f"fold{fold}", deadline)
+
+
+def fold_rows(reader: LmdbReader, folds: pd.DataFrame, fold: int) -> tuple[list[int], list[int]]:
+    """Return the rows of the store in ``fold`` and the rows in all others, joined by key."""
+    fold_of = dict(zip(folds["key"], folds["fold"], strict=True))
+    rows = [(i, fold_of[key]) for i, key in enumerate(reader.keys())]
+    own = [i for i, k in rows if k == fold]
+    others = [i for i, k in rows if k != fold]
+    if not own or not others:
+        raise HangulOcrError(f"fold {fold} of {len(set(folds['fold']))}: empty, or all there is; make the folds anew")
+    return own, others
+
+
+def _fresh_model(run: Run) -> Recognizer:
+    seed_everything(run.settings.seed)
+    return Recognizer(run.settings.model, run.alphabet)
+
+
+def _steps(run: Run, stage: TrainingSettings, seed: int, **sources: CropSource | None) -> TrainingSteps:
+    accelerator = make_accelerator(stage.number_type)
+    process = (accelerator.process_index, accelerator.num_processes)
+    return TrainingSteps(
+        run.settings.model,
+        run.alphabet,
+        stage.crops_per_step,
+        seed,
+        synthetic_share=stage.synthetic_share,
+        process=process,
+        **sources,
+    )
+
+
+def _run_stage(
+    name: str,
+    run: Run,
+    model: Recognizer,
+    steps: TrainingSteps,
+    validation: CropSource,
+    settings: TrainingSettings,
+    folder: str,
+    deadline: float | None,
+) -> StageResult:
+    best = run.folder / folder / "best.safetensors"
+    if best.is_file():
+        require_alphabet(best, run.alphabet)
+    groups = fixed_groups(validation, run.settings.model, run.alphabet)
+    accelerator = make_accelerator(settings.number_type)
+    return Stage(name, model, steps, groups, settings, run.folder / folder, accelerator, deadline).run()
+
+
+def load_folds_models(run: Run) -> list[Recognizer]:
+    """Return the recognisers of all trained folds, in evaluation mode."""
+    return [load_model(path) for path in run.fold_checkpoints()]
+
+
+def learning_history(run: Run, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the ``metrics.csv`` of all stages in one table, with a column ``stage``."""
+    folders = [run.folder / name for name in names] if names else sorted(p.parent for p in run.folder.glob("*/metrics.csv"))
+    tables = [pd.read_csv(folder / "metrics.csv").assign(stage=folder.name) for folder in folders]
+    if not tables:
+        raise HangulOcrError(f"{run.folder}: no metrics yet; train first")
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,210 @@
+"""The training loop on a source small enough to follow: digits drawn by OpenCV."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hangul_ocr.data.batches import Crop, TrainingSteps, fixed_groups
+from hangul_ocr.hangul import Alphabet, HangulOcrError
+from hangul_ocr.models.checkpoint import initialise_from, load_model, load_tensors, require_alphabet, save_model
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import ModelSettings, TrainingSettings
+from hangul_ocr.training.loop import LAST, Stage, make_accelerator, one_cycle
+
+MODEL = ModelSettings(backbone="resnet10t", backbone_args={"channels": (8, 8, 16, 16)}, hidden=16)
+STAGE = TrainingSettings(
+    steps=8, crops_per_step=6, validate_every=4, save_every=3, workers=0, number_type="float32", alignment_weight=0.5
+)
+ALPHABET = Alphabet("0123456789가각")
+
+
+class Digits:
+    """Crops of two to four digits, wide and tall, some with known centres."""
+
+    def __len__(self):
+        return 20
+
+    def crop(self, index, rng):
+        text = "".join(np.random.default_rng(index).choice(list("0123456789"), 2 + index % 3))
+        image = np.full((32, 20 * len(text), 3), 255, np.uint8)
+        cv2.putText(image, text, (2, 25), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 0), 2)
+        centres = np.array([[(i + 0.5) / len(text), 0.5] for i in range(len(text))])
+        if index % 4 == 0:
+            image, centres = np.ascontiguousarray(image.transpose(1, 0, 2)), centres[:, ::-1]
+        return Crop(str(index), image, text, centres if index % 2 else None)
+
+
+def stage(folder, settings=STAGE, deadline=None, process=(0, 1), accelerator=None):
+    torch.manual_seed(0)
+    model = Recognizer(MODEL, ALPHABET)
+    steps = TrainingSteps(
+        MODEL, ALPHABET, settings.crops_per_step, 7, real=Digits(), synthetic=Digits(), synthetic_share=0.34, process=process
+    )
+    groups = fixed_groups(Digits(), MODEL, ALPHABET)
+    return Stage("test", model, steps, groups, settings, folder, accelerator or make_accelerator("float32"), deadline)
+
+
+def weights(folder):
+    tensors, header = load_tensors(folder / LAST)
+    return tensors, header["progress"]
+
+
+def test_interrupted_and_uninterrupted_runs_end_with_equal_weights(tmp_path):
+    stage(tmp_path / "whole").run()
+    parts = 0
+    finished = False
+    while not finished:
+        torch.manual_seed(parts)  # what happened in between must not matter
+        finished = stage(tmp_path / "parts", deadline=time.monotonic()).run().finished
+        parts += 1
+    assert parts > 3
+    whole, progress = weights(tmp_path / "whole")
+    resumed, resumed_progress = weights(tmp_path / "parts")
+    assert whole.keys() == resumed.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+    assert progress["step"] == resumed_progress["step"] == STAGE.steps
+    for ours, theirs in zip(progress["history"], resumed_progress["history"], strict=True):
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
+    stage(tmp_path).run()
+    before, _ = weights(tmp_path)
+    assert stage(tmp_path).run().finished
+    after, _ = weights(tmp_path)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_metrics_and_best_weights_are_written(tmp_path):
+    result = stage(tmp_path).run()
+    table = pd.read_csv(tmp_path / "metrics.csv")
+    assert table["step"].tolist() == [4, 8]
+    assert table["crops"].tolist() == [24, 48]
+    assert np.isfinite(table[["train_loss", "valid_loss", "valid_accuracy"]]).all(axis=None)
+    assert load_model(result.best).alphabet == ALPHABET
+
+
+def test_the_schedule_lands_on_the_clock(tmp_path):
+    settings = replace(STAGE, steps=100_000, seconds=1.0)
+    result = stage(tmp_path, settings).run()
+    assert result.finished
+    assert 0 < result.progress.step < 100_000
+    rates = pd.read_csv(tmp_path / "metrics.csv")["learning_rate"]
+    assert rates.iloc[-1] < 0.2 * settings.learning_rate
+
+
+def test_one_cycle_rises_and_lands():
+    values = [one_cycle(p / 100, 0.1) for p in range(101)]
+    assert values[10] == max(values) == pytest.approx(1.0, abs=0.01)
+    assert values[0] < 0.05
+    assert values[-1] < 0.01
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch):
+    ours = stage(tmp_path)
+    true_loss = ours.recognizer.decoder.loss
+    calls = []
+
+    def poisoned(*arguments):
+        calls.append(1)
+        loss = true_loss(*arguments)
+        return loss * float("nan") if len(calls) == 2 else loss
+
+    monkeypatch.setattr(ours.recognizer.decoder, "loss", poisoned)
+    result = ours.run()
+    assert result.progress.skipped_steps == 1
+    assert all(torch.isfinite(t).all() for n, t in weights(tmp_path)[0].items() if n.startswith("model."))
+
+
+def test_every_step_shows_each_epoch_once():
+    steps = TrainingSteps(MODEL, ALPHABET, 5, 0, real=Digits())
+    keys = [key for k in range(4) for group in steps[k] for key in group.keys]
+    assert sorted(map(int, keys)) == list(range(20))
+    again = [key for group in TrainingSteps(MODEL, ALPHABET, 5, 0, real=Digits())[3] for key in group.keys]
+    assert again == keys[-5:]
+
+
+def test_processes_share_a_step_without_overlap():
+    whole = {key for group in TrainingSteps(MODEL, ALPHABET, 6, 0, real=Digits())[2] for key in group.keys}
+    shares = [
+        [key for group in TrainingSteps(MODEL, ALPHABET, 6, 0, real=Digits(), process=(rank, 2))[2] for key in group.keys]
+        for rank in (0, 1)
+    ]
+    assert sorted(shares[0] + shares[1]) == sorted(whole)
+
+
+def _train_in_two_processes(folder):
+    accelerator = make_accelerator("float32")
+    process = (accelerator.process_index, accelerator.num_processes)
+    trained = stage(folder, process=process, accelerator=accelerator)
+    trained.run()
+    sums = torch.tensor([sum(p.double().sum().item() for p in trained.recognizer.parameters())])
+    gathered = accelerator.gather(sums)
+    if accelerator.is_main_process:
+        (folder / "sums.json").write_text(json.dumps([accelerator.num_processes, gathered.tolist()]))
+
+
+def test_two_processes_train_one_model(tmp_path):
+    """Started as a user would start it on two CPU processes: by ``torchrun``."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [__file__, str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    world, sums = json.loads((tmp_path / "sums.json").read_text())
+    assert world == 2
+    assert sums[0] == sums[1]
+    assert weights(tmp_path)[1]["step"] == STAGE.steps
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    stage(tmp_path).run()
+    other = stage(tmp_path)
+    other.recognizer = Recognizer(replace(MODEL, hidden=24), ALPHABET)
+    with pytest.raises(HangulOcrError, match="other settings or another alphabet"):
+        other.run()
+
+
+def test_weights_move_to_another_alphabet_by_character(tmp_path):
+    path = tmp_path / "a.safetensors"
+    old = Recognizer(MODEL, Alphabet("가나b"))
+    save_model(path, old)
+    new = Recognizer(MODEL, Alphabet("나다b가"))
+    counts = initialise_from(new, path)
+    assert counts["characters"] == 3
+    assert counts["new_characters"] == 1
+    rows = new.decoder.classifier.residual.detach(), old.decoder.classifier.residual.detach()
+    assert torch.equal(rows[0][[0, 1, 3, 4]], rows[1][[0, 2, 3, 1]])
+    with pytest.raises(HangulOcrError, match="alphabet differs"):
+        require_alphabet(path, Alphabet("나다b가"))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04cos\nsystem\n.", b"\xff" * 64])
+def test_files_that_are_no_checkpoint_are_named_and_never_unpickled(tmp_path, content):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(HangulOcrError, match=r"bad\.safetensors: not a safetensors file"):
+        load_model(path)
+
+
+def test_a_checkpoint_cut_short_is_not_taken_for_whole(tmp_path):
+    path = tmp_path / "cut.safetensors"
+    save_model(path, Recognizer(MODEL, ALPHABET))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(HangulOcrError, match="cut"):
+        load_model(path)
+
+
+if __name__ == "__main__":
+    _train_in_two_processes(Path(sys.argv[1]))
