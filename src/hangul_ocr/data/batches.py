@@ -1,7 +1,9 @@
 """From crops to tensors: each crop keeps its ratio, and crops of one shape share a batch.
 
-A training step is one number: it names its crops, their changes and their order, whatever came before it. So a run
-can start again at any step and see what it would have seen, and processes can share a step without talking.
+Training goes by blocks of ``STEPS_PER_BLOCK`` steps. A block's number names its crops, their changes and their order,
+whatever came before it, so a run can start again at any block and see what it would have seen. The crops of a block
+are sorted by ratio and cut into steps of equal area: large batches of one shape, which is what a device runs fast, and
+the same number of steps in every process.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 # The long side of a batch in short sides; finer where most words are.
 RATIOS = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 16)
 TALL = 1.3
-SMALLEST_GROUP = 4
+STEPS_PER_BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -99,26 +101,24 @@ class LmdbCrops:
 
 
 def make_groups(crops: Sequence[Crop], model: ModelSettings, alphabet: Alphabet) -> list[Group]:
-    """Sort crops by shape into groups; a shape with few crops joins the next longer one, so no group is tiny."""
+    """Sort crops by their nearest shape into groups."""
     by_shape: dict[tuple[int, int], list[Crop]] = {}
     for crop in crops:
-        shape = batch_shape(crop.image.shape[1], crop.image.shape[0], model.short_side)
-        by_shape.setdefault(shape, []).append(crop)
-    return [_group(shape, rows, model, alphabet) for shape, rows in _merged(by_shape)]
+        by_shape.setdefault(_shape_of(crop, model), []).append(crop)
+    return [_group(shape, rows, model, alphabet) for shape, rows in sorted(by_shape.items())]
 
 
-def _merged(by_shape: dict[tuple[int, int], list[Crop]]) -> list[tuple[tuple[int, int], list[Crop]]]:
-    """Join shapes with fewer than ``SMALLEST_GROUP`` crops to the next longer one of the same direction."""
-    result: list[tuple[tuple[int, int], list[Crop]]] = []
-    for tall in (False, True):
-        shapes = sorted(shape for shape in by_shape if (shape[0] > shape[1]) == tall)
-        waiting: list[Crop] = []
-        for shape in shapes:
-            waiting = waiting + by_shape[shape]
-            if len(waiting) >= SMALLEST_GROUP or shape == shapes[-1]:
-                result.append((shape, waiting))
-                waiting = []
-    return result
+def _shape_of(crop: Crop, model: ModelSettings) -> tuple[int, int]:
+    return batch_shape(crop.image.shape[1], crop.image.shape[0], model.short_side)
+
+
+def equal_area_parts(crops: Sequence[Crop], model: ModelSettings, parts: int) -> list[list[Crop]]:
+    """Return ``crops`` in ``parts`` runs of similar ratio and equal area; none is empty while there are enough crops."""
+    ordered = sorted(crops, key=lambda crop: max(_shape_of(crop, model)))
+    areas = np.cumsum([max(_shape_of(crop, model)) for crop in ordered], dtype=np.float64)
+    cuts = np.searchsorted(areas, areas[-1] * np.arange(1, parts) / parts) if ordered else []
+    runs = [list(run) for run in np.split(np.array([*ordered, None], dtype=object)[:-1], cuts)]
+    return [run for run in runs if run]
 
 
 def _group(shape: tuple[int, int], crops: list[Crop], model: ModelSettings, alphabet: Alphabet) -> Group:
@@ -154,10 +154,10 @@ def frame_labels(classes: Sequence[int], places: Sequence[float], steps: int) ->
     return labels
 
 
-class TrainingSteps(Dataset):
-    """The optimiser steps of a stage; item ``k`` is step ``k``'s groups, for this process's share of its crops.
+class TrainingBlocks(Dataset):
+    """Item ``k`` is block ``k``: ``STEPS_PER_BLOCK`` optimiser steps, each a list of groups, for this process's crops.
 
-    Crops come from ``real`` in a new order each epoch and, for ``synthetic_share`` of a step, from ``synthetic``.
+    Crops come from ``real`` in a new order each epoch and, for ``synthetic_share`` of them, from ``synthetic``.
     """
 
     def __init__(
@@ -170,26 +170,43 @@ class TrainingSteps(Dataset):
         real: CropSource | None = None,
         synthetic: CropSource | None = None,
         synthetic_share: float = 1.0,
-            process: tuple[int, int] = (0, 1),
+        process: tuple[int, int] = (0, 1),
     ) -> None:
         self.model, self.alphabet, self.seed = model, alphabet, seed
         self.real, self.synthetic, self.process = real, synthetic, process
         share = 1.0 if real is None else synthetic_share if synthetic is not None else 0.0
-        self.n_synthetic = round(crops_per_step * share)
-        self.n_real = crops_per_step - self.n_synthetic
+        crops = crops_per_step * STEPS_PER_BLOCK
+        self.n_synthetic = round(crops * share)
+        self.n_real = crops - self.n_synthetic
 
-    def __getitem__(self, step: int) -> list[Group]:
+    def __getitem__(self, block: int) -> list[list[Group]]:
         rank, world = self.process
-        crops = [self._crop(step, place) for place in range(rank, self.n_real + self.n_synthetic, world)]
-        groups = make_groups(crops, self.model, self.alphabet)
-        order = np.random.default_rng([self.seed, step]).permutation(len(groups))
-        return [groups[i] for i in order]
+        crops = [self._crop(block, place) for place in range(rank, self.n_real + self.n_synthetic, world)]
+        steps = self._steps(crops)
+        order = np.random.default_rng([self.seed, block]).permutation(len(steps))
+        return [steps[i] for i in order]
 
-    def _crop(self, step: int, place: int) -> Crop:
-        rng = np.random.default_rng([self.seed, step, place])
+    def _steps(self, crops: list[Crop]) -> list[list[Group]]:
+        """Cut the wide crops into the block's steps, and give the tall ones to as many of these as they fill."""
+        tall = [crop for crop in crops if _is_tall(crop, self.model)]
+        wide = [crop for crop in crops if not _is_tall(crop, self.model)]
+        main, other = (wide, tall) if len(wide) >= len(tall) else (tall, wide)
+        steps = [[self._joined(run)] for run in equal_area_parts(main, self.model, STEPS_PER_BLOCK)]
+        n_other = min(len(steps), max(1, round(STEPS_PER_BLOCK * len(other) / max(1, len(main))))) if other else 0
+        for step, run in zip(steps, equal_area_parts(other, self.model, n_other) if other else [], strict=False):
+            step.append(self._joined(run))
+        return steps
+
+    def _joined(self, crops: list[Crop]) -> Group:
+        """Return one group in the shape of its longer crops: stretching a short one costs less than squeezing."""
+        shapes = sorted(_shape_of(crop, self.model) for crop in crops)
+        return _group(shapes[int(0.8 * (len(shapes) - 1))], crops, self.model, self.alphabet)
+
+    def _crop(self, block: int, place: int) -> Crop:
+        rng = np.random.default_rng([self.seed, block, place])
         if place < self.n_real:
-            return self.real.crop(self._row(step * self.n_real + place), rng)
-        return self.synthetic.crop(step * self.n_synthetic + place - self.n_real, rng)
+            return self.real.crop(self._row(block * self.n_real + place), rng)
+        return self.synthetic.crop(block * self.n_synthetic + place - self.n_real, rng)
 
     def _row(self, position: int) -> int:
         """Return the row at ``position`` of the endless sequence of seeded epochs."""
@@ -200,6 +217,11 @@ class TrainingSteps(Dataset):
         if getattr(self, "_epoch", None) != epoch:
             self._epoch, self._rows = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.real))
         return self._rows
+
+
+def _is_tall(crop: Crop, model: ModelSettings) -> bool:
+    height, width = _shape_of(crop, model)
+    return height > width
 
 
 def fixed_groups(

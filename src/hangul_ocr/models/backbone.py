@@ -74,8 +74,6 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return (N, T, D) for ``images`` (N, C, H, W)."""
         features = self.feature_map(images)
-        if features.shape[2] == 1:
-            return features.squeeze(2).transpose(1, 2)
         weights = self.position_score(features).softmax(dim=2)
         return (features * weights).sum(dim=2).transpose(1, 2)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hangul_ocr.data.batches import CropSource, LmdbCrops, TrainingSteps, fixed_groups
+from hangul_ocr.data.batches import CropSource, LmdbCrops, TrainingBlocks, fixed_groups
 from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.models.checkpoint import initialise_from, load_model, require_alphabet
@@ -102,8 +102,8 @@ def pretrain(
     """Train the run's network on streamed synthetic crops; ``validation`` are crops that the stream never shows."""
     settings = run.settings
     model = _fresh_model(run)
-    steps = _steps(run, settings.pretraining, seed=settings.seed, synthetic=synthetic)
-    return _run_stage("pretraining", run, model, steps, validation, settings.pretraining, "pretraining", deadline)
+    blocks = _blocks(run, settings.pretraining, seed=settings.seed, synthetic=synthetic)
+    return _run_stage("pretraining", run, model, blocks, validation, settings.pretraining, "pretraining", deadline)
 
 
 def train_fold(
@@ -122,9 +122,9 @@ def train_fold(
         initialise_from(model, init_from)
     own, others = fold_rows(reader, folds, fold)
     real = LmdbCrops(reader, others, settings.fine_tuning.augment)
-    steps = _steps(run, settings.fine_tuning, seed=settings.seed * 1000 + fold + 1, real=real, synthetic=synthetic)
+    blocks = _blocks(run, settings.fine_tuning, seed=settings.seed * 1000 + fold + 1, real=real, synthetic=synthetic)
     held_out = LmdbCrops(reader, own)
-    return _run_stage(f"fold {fold}", run, model, steps, held_out, settings.fine_tuning, f"fold{fold}", deadline)
+    return _run_stage(f"fold {fold}", run, model, blocks, held_out, settings.fine_tuning, f"fold{fold}", deadline)
 
 
 def fold_rows(reader: LmdbReader, folds: pd.DataFrame, fold: int) -> tuple[list[int], list[int]]:
@@ -143,10 +143,10 @@ def _fresh_model(run: Run) -> Recognizer:
     return Recognizer(run.settings.model, run.alphabet)
 
 
-def _steps(run: Run, stage: TrainingSettings, seed: int, **sources: CropSource | None) -> TrainingSteps:
+def _blocks(run: Run, stage: TrainingSettings, seed: int, **sources: CropSource | None) -> TrainingBlocks:
     accelerator = make_accelerator(stage.number_type)
     process = (accelerator.process_index, accelerator.num_processes)
-    return TrainingSteps(
+    return TrainingBlocks(
         run.settings.model,
         run.alphabet,
         stage.crops_per_step,
@@ -161,7 +161,7 @@ def _run_stage(
     name: str,
     run: Run,
     model: Recognizer,
-    steps: TrainingSteps,
+    blocks: TrainingBlocks,
     validation: CropSource,
     settings: TrainingSettings,
     folder: str,
@@ -172,7 +172,7 @@ def _run_stage(
         require_alphabet(best, run.alphabet)
     groups = fixed_groups(validation, run.settings.model, run.alphabet)
     accelerator = make_accelerator(settings.number_type)
-    return Stage(name, model, steps, groups, settings, run.folder / folder, accelerator, deadline).run()
+    return Stage(name, model, blocks, groups, settings, run.folder / folder, accelerator, deadline).run()
 
 
 def load_folds_models(run: Run) -> list[Recognizer]:

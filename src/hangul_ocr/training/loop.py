@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hangul_ocr.data.batches import Group, TrainingSteps
+from hangul_ocr.data.batches import STEPS_PER_BLOCK, Group, TrainingBlocks
 from hangul_ocr.data.tables import write_table
 from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.hangul import HangulOcrError
@@ -27,6 +28,9 @@ from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import TrainingSettings
 from hangul_ocr.workspace import ACCELERATE_PRECISION, pick_device, pick_number_type
 
+# Batches come in many shapes, and oneDNN compiles each anew unless it may remember them all: half of a CPU's time.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "20000")
+
 LAST, BEST, METRICS = Path("last") / "state.safetensors", "best.safetensors", "metrics.csv"
 
 
@@ -34,6 +38,7 @@ LAST, BEST, METRICS = Path("last") / "state.safetensors", "best.safetensors", "m
 class Progress:
     """Where a stage stands; saved with the weights, so that a later start goes on from here."""
 
+    block: int = 0
     step: int = 0
     seconds: float = 0.0
     best_accuracy: float = -1.0
@@ -59,7 +64,7 @@ def one_cycle(progress: float, warmup: float) -> float:
 
 
 class Stage:
-    """Trains ``model`` on ``steps`` and validates on ``validation``; everything it writes lies in ``folder``.
+    """Trains ``model`` on ``blocks`` and validates on ``validation``; everything it writes lies in ``folder``.
 
     ``deadline`` is a value of ``time.monotonic()`` at which it saves and stops (Colab and Kaggle disconnect); calling
     :meth:`run` again later goes on. ``settings.seconds`` is different: the schedule lands there, and the stage is done.
@@ -69,7 +74,7 @@ class Stage:
         self,
         name: str,
         model: Recognizer,
-        steps: TrainingSteps,
+        blocks: TrainingBlocks,
         validation: list[Group],
         settings: TrainingSettings,
         folder: Path,
@@ -77,7 +82,7 @@ class Stage:
         deadline: float | None = None,
     ) -> None:
         self.name, self.settings, self.folder, self.deadline = name, settings, folder, deadline
-        self.steps, self.validation, self.accelerator = steps, validation, accelerator
+        self.blocks, self.validation, self.accelerator = blocks, validation, accelerator
         self.recognizer = model.to(accelerator.device, memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.recognizer, decay=settings.ema_decay, use_warmup=True, warmup_power=0.75)
         optimizer = torch.optim.AdamW(_parameter_groups(model, settings.weight_decay), lr=settings.learning_rate)
@@ -90,39 +95,38 @@ class Stage:
         started, before = time.monotonic(), self.progress.seconds
         finished = self._done()
         with self._bar() as bar:
-            for groups in self._batches():
-                if finished := self._done():
-                    break
-                loss = self._optimise(groups)
-                self.progress.step += 1
-                self.progress.seconds = before + time.monotonic() - started
+            for block in self._blocks():
+                for groups in block:
+                    loss = self._optimise(groups)
+                    self.progress.step += 1
+                    self.progress.seconds = before + time.monotonic() - started
+                    self._report(bar, loss)
                 finished = self._done()
-                self._report(bar, loss)
-                self._keep(finished)
-                if not finished and self.deadline is not None and time.monotonic() > self.deadline:
+                self._keep(finished, len(block))
+                if finished or (self.deadline is not None and time.monotonic() > self.deadline):
                     break
         self._save_last()
         return StageResult(finished, self.progress, self.folder / BEST)
 
     def _landing(self) -> float:
         """Return how much of the stage is over, 0..1, by steps or by the clock, whichever is further."""
-        by_steps = self.progress.step / self.settings.steps
+        by_steps = self.progress.step / (STEPS_PER_BLOCK * self._last_block())
         by_clock = self.progress.seconds / self.settings.seconds if self.settings.seconds else 0.0
         return min(1.0, max(by_steps, by_clock))
 
     def _done(self) -> bool:
         return self._landing() >= 1.0
 
-    def _batches(self) -> Iterator[list[Group]]:
-        numbers = range(self.progress.step, self.settings.steps)
+    def _blocks(self) -> Iterator[list[list[Group]]]:
+        numbers = range(self.progress.block, self._last_block())
         workers = self.settings.workers
         return iter(
             DataLoader(
-                self.steps,
+                self.blocks,
                 batch_size=None,
                 sampler=numbers,
                 num_workers=workers,
-                prefetch_factor=4 if workers else None,
+                prefetch_factor=2 if workers else None,
                 worker_init_fn=_quiet_worker,
                 generator=torch.Generator(),  # or each start of a loader would move the global random state
             )
@@ -160,12 +164,17 @@ class Stage:
             self.accelerator.backward(loss)
         return float(loss.detach())
 
-    def _keep(self, finished: bool) -> None:
+    def _keep(self, finished: bool, steps: int) -> None:
+        """Close a block: validate and save where a multiple of the settings' intervals lay in its ``steps``."""
+        self.progress.block += 1
         step = self.progress.step
-        if finished or step % self.settings.validate_every == 0:
+        if finished or step % self.settings.validate_every < steps:
             self._validate()
-        if finished or step % self.settings.save_every == 0:
+        if finished or step % self.settings.save_every < steps:
             self._save_last()
+
+    def _last_block(self) -> int:
+        return math.ceil(self.settings.steps / STEPS_PER_BLOCK)
 
     def _validate(self) -> None:
         """Read the validation crops with the averaged weights, note the figures, and keep the best weights."""
