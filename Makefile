@@ -12,9 +12,9 @@ help: ## show this list
 	@echo "usage: make TARGET [NAME=value ...]"
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf '  %-6s %s\n' "$$name" "$$text"; done
 
-run: $(VENV)/installed ## everything: data to submission.csv and pictures  [DATA=folder] [PRESET=quick] [RUN=name] [FROM_SCRATCH=1]
+run: $(VENV)/installed ## everything: data to submission.csv and pictures  [DATA=folder] [PRESET=quick] [RUN=name]
 	@"$(BIN)/hangul-ocr" run --preset "$(PRESET)" \
-		$(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)") $(if $(FROM_SCRATCH),--from-scratch)
+		$(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)")
 
 test: $(VENV)/installed-for-tests ## the tests, then the style checks
 	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(TEST_PROCESSES) $(ARGS)

@@ -1,18 +1,21 @@
 """The steps of a competition, each one call, that the notebooks and the command line share.
 
-open_competition -> prepare -> start_run -> pretrain_run -> train_run -> read_oof, read_test -> hand_in -> summary.
-Each leaves its result on disk and takes it up again if it is there.
+open_competition -> prepare -> start_run -> pretrain_run -> train_run -> read_oof, read_test -> hand_in.
+Each leaves its result on disk and takes it up again if it is there; ``results`` reads what they left.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from hangul_ocr.data.batches import LmdbCrops
+from hangul_ocr.data.batches import STEPS_PER_BLOCK, LmdbCrops
 from hangul_ocr.data.dacon import (
     Competition,
     find_competition,
@@ -22,23 +25,34 @@ from hangul_ocr.data.dacon import (
     train_samples,
 )
 from hangul_ocr.data.folds import ensure_folds
-from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, write_lmdb
+from hangul_ocr.data.images import decode_trusted
+from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, Manifest, matches, write_lmdb
 from hangul_ocr.data.tables import read_table, write_table
-from hangul_ocr.evaluation.metrics import Scores, join_answers, score
 from hangul_ocr.hangul import Alphabet, HangulOcrError
-from hangul_ocr.inference.ensemble import most_confident, vote
+from hangul_ocr.inference.ensemble import Reading, most_confident, vote
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
 from hangul_ocr.inference.submission import file_sha256, log_submission, write_submission
-from hangul_ocr.models.checkpoint import load_model
-from hangul_ocr.settings import Settings
+from hangul_ocr.models.checkpoint import load_model, read_header
+from hangul_ocr.results import MEMBERS, OOF, RESCORED, TEST_CANDIDATES, TEST_PREDICTIONS, load_oof, oof_scores
+from hangul_ocr.settings import Settings, TrainingSettings
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.synthesis.stream import synthetic_sources
-from hangul_ocr.training.kfold import Run, fold_rows, load_folds_models, open_run, pretrain, train_fold
-from hangul_ocr.training.loop import StageResult
+from hangul_ocr.training.kfold import (
+    SETTINGS,
+    Run,
+    fold_rows,
+    load_folds_models,
+    load_run,
+    open_run,
+    pretrain,
+    train_fold,
+)
+from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult
 from hangul_ocr.workspace import Workspace, git_commit
 
-ANSWERS = Path("answers") / "test_answers.csv"
-OOF, TEST_PREDICTIONS, TEST_CANDIDATES, MEMBERS = "oof.csv", "test_predictions.csv", "test_candidates.jsonl", "members.csv"
+
+class StoppedOnTime(HangulOcrError):
+    """The time limit came before the end. Everything is saved, and the same step goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,46 @@ def _manifest_row(manifest: Manifest) -> dict[str, int]:
     return {"read": manifest.read, "kept": manifest.kept} | manifest.left_out
 
 
+def left_out_table(prepared: Prepared) -> pd.DataFrame:
+    """Return every record that a store did not take: ``store,key,reason,detail``."""
+    stores = {"train": prepared.train, "test": prepared.test}
+    tables = [
+        read_table(reader.path / LEFT_OUT_FILE).assign(store=name)
+        for name, reader in stores.items()
+        if reader is not None
+    ]
+    return pd.concat(tables, ignore_index=True)[["store", "key", "reason", "detail"]]
+
+
+def folds_overview(prepared: Prepared) -> pd.DataFrame:
+    """Return for each fold its rows, groups, share of tall crops and of labels with a space, and label lengths."""
+    metas = pd.DataFrame(prepared.train.metas())
+    facts = pd.DataFrame(
+        {
+            "key": metas["key"],
+            "tall": metas["height"] > metas["width"],
+            "space": [" " in text for text in prepared.train.texts()],
+            "length": [len(text) for text in prepared.train.texts()],
+        }
+    )
+    rows = prepared.folds.merge(facts, on="key", validate="one_to_one")
+    lengths = pd.cut(rows["length"], [0, 1, 2, 3, 4, 6, np.inf], labels=["1", "2", "3", "4", "5 to 6", "7 or more"])
+    overview = rows.groupby("fold").agg(
+        rows=("key", "size"), groups=("group", "nunique"), tall=("tall", "mean"), with_space=("space", "mean")
+    )
+    return overview.join(pd.crosstab(rows["fold"], lengths, normalize="index").add_prefix("length "))
+
+
+def crop_images(reader: LmdbReader, keys: Sequence[str]) -> list[np.ndarray]:
+    """Return the crops with these keys as (H, W, 3) uint8 RGB."""
+    return [decode_trusted(reader.image_bytes(reader.index_of(key))) for key in keys]
+
+
+def spread_rows(reader: LmdbReader, count: int) -> list[int]:
+    """Return up to ``count`` row numbers spread evenly over the store."""
+    return np.unique(np.linspace(0, len(reader) - 1, min(count, len(reader))).astype(int)).tolist()
+
+
 def start_run(workspace: Workspace, prepared: Prepared, settings: Settings, name: str) -> Run:
     """Create the run folder ``output/runs/NAME``, or go on in it; its name may not leave ``output/runs``."""
     if not name or Path(name).name != name or name.startswith("."):
@@ -118,56 +172,166 @@ def start_run(workspace: Workspace, prepared: Prepared, settings: Settings, name
     return open_run(workspace.output / "runs" / name, settings, prepared.alphabet, facts)
 
 
+def finished_runs(workspace: Workspace) -> list[Run]:
+    """Return the runs of ``output/runs`` all of whose folds are trained to the end, newest first."""
+    folders = (path.parent for path in (workspace.output / "runs").glob(f"*/{SETTINGS}"))
+    found = [run for run in map(load_run, folders) if _unfinished_folds(run) == []]
+    return sorted(found, key=_newest_weights, reverse=True)
+
+
+def _unfinished_folds(run: Run) -> list[int]:
+    stage = run.settings.fine_tuning
+    return [k for k in range(run.settings.trained_folds) if finished_stage(run.fold_folder(k), stage) is None]
+
+
+def _newest_weights(run: Run) -> float:
+    return max(path.stat().st_mtime for path in run.fold_checkpoints())
+
+
+def choose_run(workspace: Workspace, name: str = "") -> Run:
+    """Return the run ``name``, or the newest finished one. Raises ``HangulOcrError`` if there is none."""
+    if name:
+        return load_run(workspace.output / "runs" / name)
+    runs = finished_runs(workspace)
+    if not runs:
+        raise HangulOcrError(
+            f"{workspace.output / 'runs'}: no finished run; train one with `hangul-ocr run`, or name one with --run"
+        )
+    return runs[0]
+
+
+def finished_stage(folder: Path, stage: TrainingSettings) -> StageResult | None:
+    """Return the result of a stage that ran to its end, read from the disk; None if it has not."""
+    if not ((folder / LAST).is_file() and (folder / BEST).is_file()):
+        return None
+    progress = Progress(**read_header(folder / LAST)["progress"])
+    steps = STEPS_PER_BLOCK * math.ceil(stage.steps / STEPS_PER_BLOCK)
+    on_the_clock = stage.seconds is not None and progress.seconds >= stage.seconds
+    return StageResult(True, progress, folder / BEST) if progress.step >= steps or on_the_clock else None
+
+
 def pretrain_run(run: Run, prepared: Prepared, deadline: float | None = None) -> StageResult:
-    """Pretrain the run's network on streamed synthetic crops; a sample competition's test words and font stay out."""
+    """Pretrain the run's network on streamed synthetic crops; a sample competition's test words and font stay out.
+
+    Raises :class:`StoppedOnTime` if the ``deadline`` came before the end.
+    """
+    done = finished_stage(run.pretrained.parent, run.settings.pretraining)
+    if done is not None:
+        return done
     stream, validation = synthetic_sources(prepared.competition.folder, run.settings.seed)
-    return pretrain(run, stream, validation, deadline)
+    return _finished(pretrain(run, stream, validation, deadline), "pretraining")
+
+
+def _finished(result: StageResult, name: str) -> StageResult:
+    if not result.finished:
+        minutes = result.progress.seconds / 60
+        raise StoppedOnTime(f"{name} stopped on time after {minutes:.0f} min, saved; run the same again to go on")
+    return result
 
 
 def train_run(
-    run: Run, prepared: Prepared, init_from: Path | None = None, deadline: float | None = None
+    run: Run,
+    prepared: Prepared,
+    init_from: Path | None = None,
+    deadline: float | None = None,
+    folds: Sequence[int] | None = None,
 ) -> list[StageResult]:
-    """Fine-tune the settings' folds in turn from ``init_from`` (by default the run's own pretraining)."""
+    """Fine-tune ``folds`` (default: the settings') in turn from ``init_from`` (default: the run's own pretraining).
+
+    Raises :class:`StoppedOnTime` if the ``deadline`` came before the end, and ``HangulOcrError`` without a finished
+    pretraining.
+    """
+    numbers = range(run.settings.trained_folds) if folds is None else folds
+    return [_train_one(run, prepared, fold, init_from, deadline) for fold in numbers]
+
+
+def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, deadline: float | None) -> StageResult:
+    if not 0 <= fold < run.settings.folds:
+        raise HangulOcrError(f"fold {fold}: the settings have folds 0 to {run.settings.folds - 1}; name one of these")
+    stage = run.settings.fine_tuning
+    done = finished_stage(run.fold_folder(fold), stage)
+    if done is not None:
+        return done
+    start = init_from or _own_pretraining(run)
     synthetic = None
-    if run.settings.fine_tuning.synthetic_share > 0:
+    if stage.synthetic_share > 0:
         synthetic, _ = synthetic_sources(prepared.competition.folder, run.settings.seed + 1)
-    start = init_from or (run.pretrained if run.pretrained.is_file() else None)
-    results = []
-    for fold in range(run.settings.trained_folds):
-        results.append(train_fold(run, fold, prepared.train, prepared.folds, synthetic, start, deadline))
-        if not results[-1].finished:
-            break
-    return results
+    result = train_fold(run, fold, prepared.train, prepared.folds, synthetic, start, deadline)
+    return _finished(result, f"fold {fold}")
+
+
+def _own_pretraining(run: Run) -> Path | None:
+    """Return the weights to start from; None if the settings have no first stage."""
+    if run.settings.pretraining.steps == 0:
+        return None
+    if finished_stage(run.pretrained.parent, run.settings.pretraining) is None:
+        raise HangulOcrError(
+            f"{run.pretrained.parent}: pretraining is not finished; run notebook 04 or `hangul-ocr pretrain` first, "
+            "or give weights with --init-from"
+        )
+    return run.pretrained
+
+
+def estimated_seconds(run: Run) -> dict[str, float]:
+    """Return about how many seconds the long steps still take, ``pretrain`` and ``train``; 0 where nobody knows.
+
+    Only stages that land on the clock (``seconds``) can be foretold; what was trained already counts off.
+    """
+    settings = run.settings
+    folds = [run.fold_folder(k) for k in range(settings.trained_folds)]
+    return {
+        "pretrain": _seconds_left(run.pretrained.parent, settings.pretraining),
+        "train": sum(_seconds_left(folder, settings.fine_tuning) for folder in folds),
+    }
+
+
+def _seconds_left(folder: Path, stage: TrainingSettings) -> float:
+    if stage.seconds is None or finished_stage(folder, stage) is not None:
+        return 0.0
+    done = read_header(folder / LAST)["progress"]["seconds"] if (folder / LAST).is_file() else 0.0
+    return max(0.0, stage.seconds - done)
+
+
+def settings_table(settings: Settings) -> pd.DataFrame:
+    """Return the two training stages side by side, and the network's settings in a column of their own."""
+    parts = {
+        "pretraining": settings.pretraining,
+        "fine-tuning of a fold": settings.fine_tuning,
+        "network": settings.model,
+    }
+    columns = {name: pd.Series(dataclasses.asdict(part), dtype=object) for name, part in parts.items()}
+    return pd.DataFrame(columns).fillna("")
 
 
 def read_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
     """Let each fold's model read the crops that it was not trained on; write and return ``oof.csv``."""
-    tables = []
-    for fold in range(run.settings.folds):
-        checkpoint = run.fold_folder(fold) / "best.safetensors"
-        if not checkpoint.is_file():
-            continue
-        rows, _ = fold_rows(prepared.train, prepared.folds, fold)
-        readings = read_crops(
-            [load_model(checkpoint)], LmdbCrops(prepared.train, rows), run.settings.candidates, progress=f"OOF {fold}"
-        )
-        keys, texts = prepared.train.keys(), prepared.train.texts()
-        found = predictions_frame([keys[i] for i in rows], readings)
-        found = found.rename(columns={"text": "prediction"}).assign(text=[texts[i] for i in rows], fold=fold)
-        tables.append(found[["img_path", "text", "prediction", "confidence", "fold"]])
-    if not tables:
+    if _is_current(run, prepared.train, OOF):
+        return load_oof(run)
+    trained = [k for k in range(run.settings.folds) if run.fold_folder(k).joinpath(BEST).is_file()]
+    if not trained:
         raise HangulOcrError(f"{run.folder}: no trained fold; run notebook 05 or `hangul-ocr train` first")
-    oof = pd.concat(tables, ignore_index=True)
+    oof = pd.concat([_read_own_fold(run, prepared, fold) for fold in trained], ignore_index=True)
     write_table(oof, run.folder / OOF)
     return oof
 
 
-def load_oof(run: Run) -> pd.DataFrame:
-    """Return the saved ``oof.csv`` with numbers as numbers."""
-    path = run.folder / OOF
-    if not path.is_file():
-        raise HangulOcrError(f"{path}: not there; run notebook 05 or `hangul-ocr train` first")
-    return read_table(path).astype({"confidence": float, "fold": int})
+def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> pd.DataFrame:
+    rows, _ = fold_rows(prepared.train, prepared.folds, fold)
+    source, model = LmdbCrops(prepared.train, rows), load_model(run.fold_folder(fold) / BEST)
+    readings = read_crops([model], source, run.settings.candidates, progress=f"read fold {fold}")
+    keys, texts = prepared.train.keys(), prepared.train.texts()
+    found = predictions_frame([keys[i] for i in rows], readings)
+    found = found.rename(columns={"text": "prediction"}).assign(text=[texts[i] for i in rows], fold=fold)
+    return found[["img_path", "text", "prediction", "confidence", "fold"]]
+
+
+def _is_current(run: Run, reader: LmdbReader, *names: str) -> bool:
+    """Tell whether these files of the run are younger than the weights and the crops that they were made from."""
+    files = [run.folder / name for name in names]
+    made_from = [*run.fold_checkpoints(), *reader.path.glob("*.mdb")]
+    if not all(file.is_file() for file in files):
+        return False
+    return min(file.stat().st_mtime for file in files) >= max(file.stat().st_mtime for file in made_from)
 
 
 def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
@@ -177,28 +341,41 @@ def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
     """
     if prepared.test is None:
         raise HangulOcrError(f"{prepared.competition.folder / 'test.csv'}: not found; put the competition's file there")
+    if _is_current(run, prepared.test, TEST_PREDICTIONS, TEST_CANDIDATES, MEMBERS):
+        return read_table(run.folder / TEST_PREDICTIONS).astype({"confidence": float})
     keys = prepared.test.keys()
-    readings = read_crops(load_folds_models(run), LmdbCrops(prepared.test), run.settings.candidates, progress="test")
+    readings = read_crops(
+        load_folds_models(run), LmdbCrops(prepared.test), run.settings.candidates, progress="read test"
+    )
     predictions = predictions_frame(keys, readings)
-    lost = sorted(set(prepared.competition.test["img_path"]) - set(keys))
-    if lost:
-        print(f"{len(lost)} test images could not be read and are predicted as empty, first {lost[0]}")
-        blank = pd.DataFrame({"img_path": lost, "text": "", "confidence": 0.0})
-        predictions = pd.concat([predictions, blank], ignore_index=True)
     save_candidates(run.folder / TEST_CANDIDATES, keys, readings)
-    members = {f"model {k}": [r.own[k] for r in readings] for k in range(len(readings[0].own))}
-    members |= {"vote": [vote(r) for r in readings], "maximum confidence": [most_confident(r) for r in readings]}
-    joint = predictions["text"][: len(keys)].tolist()
-    write_table(pd.DataFrame({"img_path": keys, **members, "N-best re-scored": joint}), run.folder / MEMBERS)
+    write_table(_members_table(keys, readings, predictions["text"].tolist()), run.folder / MEMBERS)
+    predictions = _with_lost_rows(predictions, prepared.competition)
     write_table(predictions, run.folder / TEST_PREDICTIONS)
     return predictions
+
+
+def _members_table(keys: list[str], readings: list[Reading], joint: list[str]) -> pd.DataFrame:
+    members = {f"fold {k}": [reading.own[k] for reading in readings] for k in range(len(readings[0].own))}
+    simple = {"vote": [vote(r) for r in readings], "maximum confidence": [most_confident(r) for r in readings]}
+    return pd.DataFrame({"img_path": keys, **members, **simple, RESCORED: joint})
+
+
+def _with_lost_rows(predictions: pd.DataFrame, competition: Competition) -> pd.DataFrame:
+    """Add an empty prediction for each test image that could not be read, and say so."""
+    lost = sorted(set(competition.test["img_path"]) - set(predictions["img_path"]))
+    if not lost:
+        return predictions
+    print(f"{len(lost)} test images could not be read and are predicted as empty, first {lost[0]}")
+    blank = pd.DataFrame({"img_path": lost, "text": "", "confidence": 0.0})
+    return pd.concat([predictions, blank], ignore_index=True)
 
 
 def hand_in(run: Run, prepared: Prepared, workspace: Workspace) -> Path:
     """Write ``submissions/submission.csv`` from the run's test predictions, validated, and log it."""
     source = run.folder / TEST_PREDICTIONS
     if not source.is_file():
-        raise HangulOcrError(f"{source}: not there; run notebook 05 or `hangul-ocr predict-test` first")
+        raise HangulOcrError(f"{source}: not there; run notebook 05 or `hangul-ocr ensemble` first")
     path = write_submission(read_table(source), prepared.competition, workspace.submissions / "submission.csv")
     scores = oof_scores(run)
     low, high = scores.intervals["exact"]
@@ -214,39 +391,3 @@ def hand_in(run: Run, prepared: Prepared, workspace: Workspace) -> Path:
         sha256=file_sha256(path),
     )
     return path
-
-
-def oof_scores(run: Run) -> Scores:
-    """Return the scores of the out-of-fold predictions."""
-    oof = load_oof(run)
-    return score(oof["text"].tolist(), oof["prediction"].tolist())
-
-
-def answers_of(competition: Competition) -> pd.DataFrame | None:
-    """Return the sample competition's test answers, which only a finished prediction may be held against."""
-    path = competition.folder / ANSWERS
-    return read_table(path) if path.is_file() else None
-
-
-def answer_scores(run: Run, competition: Competition) -> dict[str, Scores]:
-    """Return the scores of every member and of the ensembles against the answers; empty where there are none."""
-    answers = answers_of(competition)
-    if answers is None:
-        return {}
-    table = read_table(run.folder / MEMBERS)
-    scores = {}
-    for name in table.columns.drop("img_path"):
-        joined = join_answers(_covering(table[["img_path", name]].rename(columns={name: "text"}), answers), answers)
-        scores[name] = score(joined["text"].tolist(), joined["prediction"].tolist())
-    return scores
-
-
-def _covering(predictions: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """Add an empty prediction for each crop that could not be read: it counts as wrong."""
-    lost = answers.loc[~answers["img_path"].isin(predictions["img_path"]), ["img_path"]].assign(text="")
-    return pd.concat([predictions, lost], ignore_index=True)
-
-
-def with_changes(settings: Settings, **fine_tuning: object) -> Settings:
-    """Return ``settings`` with some of the fine-tuning's fields replaced."""
-    return dataclasses.replace(settings, fine_tuning=dataclasses.replace(settings.fine_tuning, **fine_tuning))

@@ -97,6 +97,37 @@ def gallery(
 
 
 @drawn
+def centres_wall(
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    centres: Sequence[np.ndarray],
+    columns: int = 4,
+    title: str = "Where the renderer put each character: this is what alignment supervision teaches",
+) -> Figure:
+    """Draw crops in a grid with a numbered dot on each character; ``centres`` (n, 2) are x and y in 0..1 of a crop."""
+    if not len(images):
+        return sentence_figure("There are no crops to show.")
+    columns = min(columns, len(images))
+    cell_width, picture_height, caption_height = (WIDTH - 2 * _MARGIN) / columns, 1.1, 0.3
+    cell_height = picture_height + caption_height + _GAP
+    sheet = _sheet(_TITLE + math.ceil(len(images) / columns) * cell_height + _MARGIN)
+    _title(sheet, title)
+    for i, (image, caption, places) in enumerate(zip(images, captions, centres, strict=True)):
+        left, top = _MARGIN + i % columns * cell_width, _TITLE + i // columns * cell_height
+        x, y, width, height = _picture(sheet, image, (left + _GAP / 2, top, cell_width - _GAP, picture_height), None)
+        _numbered_dots(sheet, np.asarray(places) * (width, height) + (x, y))
+        _fitted(sheet, shown_caption(caption), left + cell_width / 2, top + picture_height + 0.17, cell_width, INK)
+    return sheet.figure
+
+
+def _numbered_dots(sheet: Any, points: np.ndarray) -> None:
+    sheet.scatter(points[:, 0], points[:, 1], s=70, color=WRONG, edgecolors="white", linewidths=0.8, zorder=3)
+    for number, (x, y) in enumerate(points, start=1):
+        style = {"fontsize": 6.5, "fontweight": "bold", "color": "white"}
+        sheet.text(x, y, str(number), ha="center", va="center_baseline", zorder=4, **style)
+
+
+@drawn
 def alignment(
     image: np.ndarray,
     text: str,
@@ -168,8 +199,10 @@ def _colour(correct: Sequence[bool] | None, i: int) -> str:
     return INK if correct is None else (RIGHT if correct[i] else WRONG)
 
 
-def _picture(sheet: Any, image: np.ndarray, box: tuple[float, float, float, float], frame: str | None) -> None:
-    """Draw a crop as large as the box (left, top, width, height) allows, centred, proportions kept."""
+def _picture(
+    sheet: Any, image: np.ndarray, box: tuple[float, float, float, float], frame: str | None
+) -> tuple[float, float, float, float]:
+    """Draw a crop as large as the box (left, top, width, height) allows, centred; return the box that it fills."""
     left, top, width, height = box
     rows, columns = image.shape[:2]
     scale = min(width / columns, height / rows)
@@ -181,6 +214,7 @@ def _picture(sheet: Any, image: np.ndarray, box: tuple[float, float, float, floa
     sheet.set(xlim=limits[0], ylim=limits[1])
     edge = {"edgecolor": frame, "linewidth": 2.0} if frame else {"edgecolor": PALE, "linewidth": 0.6}
     sheet.add_patch(Rectangle((x, y), w, h, fill=False, **edge))
+    return x, y, w, h
 
 
 def _ems(text: str) -> float:

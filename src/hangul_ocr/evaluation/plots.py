@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from hangul_ocr.evaluation.errors import JamoConfusions, character_counts, shape_of
 from hangul_ocr.evaluation.metrics import wilson_interval
-from hangul_ocr.evaluation.pictures import alignment, gallery, image_wall
+from hangul_ocr.evaluation.pictures import alignment, centres_wall, gallery, image_wall
 from hangul_ocr.evaluation.style import (
     BLUE,
     GREEN,
@@ -45,6 +45,7 @@ from hangul_ocr.hangul import FINALS, INITIALS, MEDIALS
 __all__ = [
     "accuracy_by",
     "alignment",
+    "centres_wall",
     "character_frequencies",
     "confusion_pairs",
     "cv_vs_leaderboard",
@@ -54,6 +55,7 @@ __all__ = [
     "jamo_confusion",
     "label_lengths",
     "learning_curves",
+    "order_effects",
     "reliability",
     "save_figure",
     "shapes",
@@ -122,6 +124,28 @@ def shapes(widths: Sequence[float], heights: Sequence[float]) -> Figure:
     tall = float(np.mean(kinds == "tall"))
     found = f"{_share(tall)} of the {len(kinds):,} crops are taller than wide: their text may run down"
     headline(figure, found if tall else "No crop is taller than wide")
+    return figure
+
+
+@drawn
+def order_effects(shares: pd.DataFrame) -> Figure:
+    """Draw how shares (0..1, a column each) change along the file: flat lines mean that the rows were mixed."""
+    if shares.empty:
+        return sentence_figure("There are no rows to follow.")
+    figure = new_figure(3.0)
+    ax = figure.subplots()
+    for column, colour in zip(shares.columns, _cycle(shares.shape[1]), strict=True):
+        ax.plot(shares.index, shares[column], color=colour, linewidth=1.8, label=str(column))
+        ax.axhline(shares[column].mean(), color=colour, linewidth=0.8, linestyle=":")
+    ax.set(
+        xlabel="row of train.csv", ylabel="share of the rows around it", ylim=(0, None), xlim=(0, shares.index.max())
+    )
+    percent_axis(ax.yaxis)
+    number_axis(ax.xaxis)
+    ax.legend(loc="upper left", ncols=shares.shape[1])
+    ax.set_ylim(top=1.3 * ax.get_ylim()[1])
+    drifts = (shares.max() - shares.min()).sort_values(ascending=False)
+    headline(figure, f"Along the file, rows {drifts.index[0]} vary by {100 * drifts.iloc[0]:.0f} points")
     return figure
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Reading:
-    """One crop under several models: candidate ``strings``, ``scores`` (models, strings) in log P, each model's own best."""
+    """One crop under several models: candidate ``strings``, ``scores`` (models, strings) in log P, every own best."""
 
     strings: list[str]
     scores: np.ndarray

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from hangul_ocr.data.batches import Crop, CropSource, Group, make_groups
-from hangul_ocr.data.images import UnreadableImage, decode_image
+from hangul_ocr.data.dacon import ImageFiles
+from hangul_ocr.data.images import SUFFIXES, UnreadableImage, decode_image
+from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.inference.ensemble import Reading, combine
 from hangul_ocr.models.recognizer import Recognizer
@@ -23,43 +26,99 @@ from hangul_ocr.workspace import atomic_write_text, pick_device
 
 CHUNK = 512
 LARGEST_BATCH = 128
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
 class CropFiles:
-    """Image files as a crop source; a file that cannot be read is listed in ``unreadable`` with the reason."""
+    """Image files as a crop source, each under the name it was given.
 
-    paths: list[str]
-    root: Path
-    unreadable: dict[str, str]
+    ``files`` holds None for a file that is not there; ``unreadable`` fills with reasons, by position, as they are read.
+    """
+
+    names: list[str]
+    files: list[Path | None]
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
 
     def crop(self, index: int, rng: np.random.Generator) -> Crop:
         """Return the ``index``-th crop; one that cannot be read is an empty grey square."""
-        name = self.paths[index]
+        name, file = self.names[index], self.files[index]
         try:
-            return Crop(name, decode_image((self.root / name).read_bytes()), "")
+            if file is None:
+                raise UnreadableImage("no such file")
+            return Crop(name, decode_image(file.read_bytes()), "")
         except (OSError, UnreadableImage) as error:
-            self.unreadable[name] = str(error)
+            self.unreadable[index] = str(error)
             return Crop(name, np.full((32, 32, 3), 128, np.uint8), "")
 
 
-def find_images(inputs: Sequence[Path]) -> list[Path]:
-    """Return the images named by files and folders, each folder's in sorted order. Raises ``HangulOcrError`` if none."""
-    found: list[Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise HangulOcrError(f"{path}: no such file or folder; name images, folders of images or a CSV")
+def find_crops(inputs: Sequence[str]) -> CropFiles:
+    """Return the crops that ``inputs`` name: image files, folders of them, and CSV files with a column ``img_path``.
+
+    Names stay exactly as given; those of a folder's images begin with the folder as given, in sorted order, and those
+    in a CSV are relative to it. Raises ``HangulOcrError`` if there is nothing to read.
+    """
+    found = [pair for given in inputs for pair in _crops_of(given)]
     if not found:
-        raise HangulOcrError(f"{', '.join(map(str, inputs))}: no images there (looked for {', '.join(IMAGE_SUFFIXES)})")
-    return found
+        raise HangulOcrError(f"{', '.join(inputs)}: no images there (looked for {', '.join(sorted(SUFFIXES))})")
+    names, files = zip(*found, strict=True)
+    return CropFiles(list(names), list(files))
+
+
+def _crops_of(given: str) -> Iterator[tuple[str, Path | None]]:
+    path = Path(given).expanduser()
+    if path.is_dir():
+        for file in sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+            yield os.path.join(given, file.relative_to(path)), file
+    elif not path.is_file():
+        raise HangulOcrError(f"{given}: no such file or folder; name images, folders of images or a CSV")
+    elif path.suffix.lower() == ".csv":
+        yield from _crops_of_table(path)
+    else:
+        yield given, path
+
+
+def _crops_of_table(path: Path) -> Iterator[tuple[str, Path | None]]:
+    table = read_table(path)
+    if "img_path" not in table:
+        raise HangulOcrError(
+            f"{path}: no column img_path (found: {', '.join(table.columns)}); rename the one with paths"
+        )
+    files = ImageFiles(path.parent)
+    for name in table["img_path"]:
+        yield name, files.find(name)
+
+
+def read_files(models: Sequence[Recognizer], source: CropFiles, candidates: int) -> tuple[pd.DataFrame, list[Reading]]:
+    """Return ``img_path,text,confidence`` for every file of ``source``, and the readings behind it.
+
+    A file that cannot be read has an empty text and confidence 0. Raises ``HangulOcrError`` if none can be read.
+    """
+    readings = read_crops(models, source, candidates)
+    if len(source.unreadable) == len(source):
+        first = f"{source.names[0]}: {source.unreadable[0]}"
+        raise HangulOcrError(f"none of the {len(source)} images can be read (first {first}); check the paths and files")
+    for index in source.unreadable:
+        readings[index] = Reading([""], np.zeros((len(models), 1)), [""] * len(models))
+    table = predictions_frame(source.names, readings)
+    table.loc[sorted(source.unreadable), "confidence"] = 0.0
+    return table, readings
+
+
+@torch.inference_mode()
+def ctc_posteriors(model: Recognizer, image: np.ndarray) -> np.ndarray:
+    """Return (T, classes): what a CTC recogniser sees at each time step of one crop (H, W, 3).
+
+    Raises ``HangulOcrError`` for a recogniser with another decoder, which has no time steps.
+    """
+    if not hasattr(model.decoder, "log_probabilities"):
+        raise HangulOcrError(f"the decoder {model.settings.decoder!r} has no time steps; choose decoder = 'ctc'")
+    group = make_groups([Crop("0", image, "")], model.settings, model.alphabet)[0]
+    device = next(model.parameters()).device
+    features = model.eval().features(group.images.to(device))
+    return model.decoder.log_probabilities(features)[0].exp().cpu().numpy()
 
 
 def read_crops(
@@ -83,7 +142,7 @@ def read_crops(
 
 
 def _groups(source: CropSource, model: Recognizer) -> Iterator[Group]:
-    """Yield batches of one shape; keys are positions in ``source``. The next chunk is decoded while this one is read."""
+    """Yield batches of one shape, keyed by position in ``source``; the next chunk is decoded while this one is read."""
     chunks = [range(i, min(i + CHUNK, len(source))) for i in range(0, len(source), CHUNK)]
     with ThreadPoolExecutor(1) as pool:
         for crops in pool.map(lambda chunk: _load(source, chunk), chunks):

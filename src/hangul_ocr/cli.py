@@ -1,0 +1,418 @@
+"""The steps of a competition for people who live in a terminal, in the order of the notebooks.
+
+Exit codes: 0 done, 1 an error that one line explains, 2 wrong usage, 3 stopped on time (the same command goes on),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hangul_ocr import __version__
+from hangul_ocr.hangul import HangulOcrError
+
+# PyTorch takes seconds to import: each command imports what it needs, so that --help answers at once.
+if TYPE_CHECKING:
+    from hangul_ocr.notebook_runner import NotebookResult
+    from hangul_ocr.session import Session
+    from hangul_ocr.settings import Settings
+    from hangul_ocr.workspace import Workspace
+
+DONE, ERROR, USAGE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code. Errors that a user can act on are one line on stderr."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.command(options) or DONE
+    except HangulOcrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return STOPPED if _is_stop(error) else ERROR
+    except BrokenPipeError:
+        # Somebody reads only our first lines (`| head`); Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        print(f"error: {_os_message(error)}", file=sys.stderr)
+        return ERROR
+    except KeyboardInterrupt:
+        print("interrupted; what was saved is kept: run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _is_stop(error: HangulOcrError) -> bool:
+    from hangul_ocr.steps import StoppedOnTime
+
+    return isinstance(error, StoppedOnTime)
+
+
+def _os_message(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+# --- the commands, in the order of the steps --------------------------------------------------------------------------
+
+
+def sample_competition(options: argparse.Namespace) -> None:
+    """Make a sample competition: a folder exactly like the real one, its quirks included."""
+    from hangul_ocr.synthesis.competition import make_competition
+
+    folder = make_competition(options.folder, options.train, options.test, options.seed)
+    print(f"{folder}: {options.train:,} train and {options.test:,} test crops; the answers are in {folder / 'answers'}")
+
+
+def lmdb(options: argparse.Namespace) -> None:
+    """Write the competition's crops and labels into LMDBs, and deal the folds."""
+    from hangul_ocr import steps
+
+    session = _session(options)
+    print(steps.manifest_table(session.prepared).to_string())
+    print(
+        f"written to {steps.data_folder(session.competition, session.workspace)}; left_out.csv names what is not there"
+    )
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Pretrain the network on streamed synthetic crops, once for all folds."""
+    from hangul_ocr import steps
+
+    session = _session(options)
+    _say_how_long(steps.estimated_seconds(session.run)["pretrain"])
+    result = steps.pretrain_run(session.run, session.prepared, session.deadline)
+    print(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of its own validation crops are read exactly")
+
+
+def train(options: argparse.Namespace) -> None:
+    """Fine-tune one model for each fold, from the pretraining or from --init-from."""
+    from hangul_ocr import steps
+
+    session = _session(options)
+    folds = None if options.fold is None else [options.fold]
+    _say_how_long(steps.estimated_seconds(session.run)["train"] if folds is None else 0)
+    for result in steps.train_run(session.run, session.prepared, options.init_from, session.deadline, folds):
+        print(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of the fold's own crops")
+
+
+def ensemble(options: argparse.Namespace) -> None:
+    """Read the training crops out-of-fold and the test crops with all fold models together."""
+    from hangul_ocr import results, steps
+
+    session = _session(options)
+    steps.read_oof(session.run, session.prepared)
+    print(f"cross-validated accuracy: {results.accuracy_line(results.oof_scores(session.run))}")
+    predictions = steps.read_test(session.run, session.prepared)
+    print(f"{session.run.folder / results.TEST_PREDICTIONS}: {len(predictions):,} predictions")
+
+
+def submit(options: argparse.Namespace) -> None:
+    """Write submissions/submission.csv, check it against the template, and log it."""
+    from hangul_ocr import steps
+
+    session = _session(options)
+    path = steps.hand_in(session.run, session.prepared, session.workspace)
+    print(f"{path}: columns, rows and order are the template's; logged in {path.with_name('log.csv')}")
+
+
+def validate(options: argparse.Namespace) -> int:
+    """Check any submission file against the competition's template."""
+    from hangul_ocr.inference.submission import validate_file
+    from hangul_ocr.steps import open_competition
+
+    competition = open_competition(_workspace(), _absolute(options.data))
+    problems = validate_file(options.file, competition)
+    for problem in problems:
+        print(f"error: {options.file}: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"{options.file}: can be handed in, {len(competition.template):,} rows as in the template")
+    return ERROR if problems else DONE
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Read images, folders of images, or the images that a CSV's column img_path names."""
+    from hangul_ocr.data.tables import write_table
+    from hangul_ocr.inference.predict import find_crops, read_files, save_candidates
+    from hangul_ocr.steps import choose_run
+    from hangul_ocr.training.kfold import load_folds_models
+
+    source = find_crops(options.images)
+    run = choose_run(_workspace(), options.run)
+    table, readings = read_files(load_folds_models(run), source, options.n_best_count)
+    write_table(table, options.csv)
+    if options.n_best:
+        save_candidates(options.n_best, source.names, readings)
+    for index, reason in sorted(source.unreadable.items()):
+        print(f"not read: {source.names[index]}: {reason}", file=sys.stderr)
+    unread = f", {len(source.unreadable):,} of them not readable and left empty" if source.unreadable else ""
+    print(f"{options.csv}: {len(table):,} rows by run {run.folder.name}{unread}")
+
+
+def score(options: argparse.Namespace) -> None:
+    """Score predictions against answers: the competition's exact match and its relatives, with intervals."""
+    from hangul_ocr.data.tables import read_table
+    from hangul_ocr.evaluation.metrics import scores_table
+    from hangul_ocr.results import scores_by_part
+
+    print(scores_table(scores_by_part(read_table(options.predictions), read_table(options.answers))).to_string())
+
+
+def settings(options: argparse.Namespace) -> None:
+    """Print a preset as JSON, to be changed and given to the other commands with --settings."""
+    from hangul_ocr.session import choose_settings
+
+    print(choose_settings(_preset(options), options.seed or 0).to_json())
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do everything: run the notebooks in order, headless, and end with a short table."""
+    from hangul_ocr.notebook_runner import NotebookFailed, run_notebooks
+    from hangul_ocr.session import STOP_AT, choose_settings
+
+    workspace = _workspace()
+    preset = _preset(options, workspace)
+    if options.time_limit:
+        os.environ[STOP_AT] = str(time.time() + 60 * options.time_limit)
+    parameters = {"DATA": _absolute(options.data), "PRESET": preset, "RUN": options.run}
+    try:
+        done = run_notebooks(
+            workspace.root / "notebooks",
+            workspace.output / "notebooks",
+            parameters | {"SEED": options.seed or 0},
+            estimates=_estimates(choose_settings(preset, options.seed or 0)),
+            timing_key=f"{Path(preset).stem} {_trained_before(workspace, options)}".strip(),
+        )
+    except NotebookFailed as error:
+        if "StoppedOnTime" in str(error):
+            print("stopped on time and saved: run the same command again to go on", file=sys.stderr)
+            return STOPPED
+        raise
+    _print_final_table(options, workspace, done)
+    return DONE
+
+
+# --- what they share --------------------------------------------------------------------------------------------------
+
+
+def _workspace() -> Workspace:
+    from hangul_ocr.workspace import find_workspace
+
+    try:
+        return find_workspace()
+    except RuntimeError as error:
+        raise HangulOcrError(str(error)) from None
+
+
+def _session(options: argparse.Namespace) -> Session:
+    """Return the session that the options name."""
+    from hangul_ocr.session import find_session
+
+    workspace = _workspace()
+    workspace.create_folders()
+    preset, minutes = _preset(options, workspace), getattr(options, "time_limit", None)
+    return find_session(workspace, _absolute(options.data), preset, options.run, options.seed or 0, minutes)
+
+
+def _preset(options: argparse.Namespace, workspace: Workspace | None = None) -> str:
+    """Return what the notebooks call PRESET: the preset's name, or the settings file's absolute path.
+
+    A run that exists goes on with its own settings unless others are named.
+    """
+    if options.settings:
+        return str(options.settings.expanduser().resolve())
+    if workspace and options.run and not options.preset and options.seed is None:
+        kept = workspace.output / "runs" / options.run / "settings.json"
+        return str(kept) if kept.is_file() else "quick"
+    return options.preset or "quick"
+
+
+def _absolute(data: str) -> str:
+    """Return the data folder so that notebooks, which run in another folder, find it too."""
+    return str(Path(data).expanduser().resolve()) if data else ""
+
+
+def _say_how_long(seconds: float) -> None:
+    if seconds >= 20:
+        print(f"this takes about {max(1, round(seconds / 60))} min")
+
+
+def _estimates(chosen: Settings) -> dict[str, float]:
+    """Return seconds by notebook, from the presets' own clocks; a step without a clock is not foretold."""
+    first, second = chosen.pretraining.seconds, chosen.fine_tuning.seconds
+    return {
+        "01_eda": 60,
+        "04_train": 1.05 * first + 30 if first else 0,
+        "05_kfold_ensemble": (1.05 * second + 20) * chosen.trained_folds + 30 if second else 0,
+    }
+
+
+def _trained_before(workspace: Workspace, options: argparse.Namespace) -> str:
+    """Return a mark for timings of runs that find everything trained: they say nothing about a first run."""
+    from hangul_ocr.steps import finished_runs
+
+    names = [run.folder.name for run in finished_runs(workspace)]
+    wanted = options.run or Path(_preset(options)).stem
+    return "again" if any(name == wanted or name.startswith(f"{wanted}-") for name in names) else ""
+
+
+def _print_final_table(options: argparse.Namespace, workspace: Workspace, done: list[NotebookResult]) -> None:
+    from hangul_ocr.notebook_runner import clock
+    from hangul_ocr.results import final_table
+
+    session = _session(options)
+    rows = final_table(session.run, session.competition)
+    rows.append(("submission", str(workspace.submissions / "submission.csv")))
+    rows.append(("pictures", str(workspace.output / "figures")))
+    rows.append(("notebooks to read", str(workspace.output / "notebooks" / "*.html")))
+    rows += [(f"time of {result.name}", clock(result.seconds)) for result in done]
+    rows.append(("time in all", clock(sum(result.seconds for result in done))))
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; its commands stand in the order of the steps."""
+    parser = argparse.ArgumentParser(
+        prog="hangul-ocr", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"hangul-ocr {__version__}")
+    commands = parser.add_subparsers(title="steps", metavar="STEP", required=True)
+    _add_run(commands)
+    _add_sample_competition(commands)
+    _add_steps(commands)
+    _add_validate(commands)
+    _add_predict(commands)
+    _add_score(commands)
+    _add_settings(commands)
+    return parser
+
+
+def _command(
+    commands: Any, function: Callable[[argparse.Namespace], int | None], example: str
+) -> argparse.ArgumentParser:
+    """Add the command that ``function`` does, described by its docstring and an example."""
+    about = (function.__doc__ or "").splitlines()[0]
+    name = function.__name__.replace("_", "-")
+    parser = commands.add_parser(name, help=about, description=about, epilog=f"example: hangul-ocr {example}")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = _command(commands, run, "run --preset quick --data input/open")
+    _add_common(parser)
+    _add_time_limit(parser)
+
+
+def _add_sample_competition(commands: Any) -> None:
+    parser = _command(commands, sample_competition, "sample-competition input/sample --train 3000 --test 800 --seed 0")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder to make; it must not hold anything yet")
+    parser.add_argument("--train", type=_count, default=3000, metavar="N", help="train crops (default %(default)s)")
+    parser.add_argument("--test", type=_count, default=800, metavar="N", help="test crops (default %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="same seed, same crops (default 0)")
+
+
+def _add_steps(commands: Any) -> None:
+    examples = {
+        lmdb: "lmdb --data input/open",
+        pretrain: "pretrain --preset quick --time-limit 30",
+        train: "train --preset quick --fold 0 --init-from weights.safetensors",
+        ensemble: "ensemble --run quick-sample",
+        submit: "submit --run quick-sample",
+    }
+    for function, example in examples.items():
+        parser = _command(commands, function, example)
+        _add_common(parser)
+        if function in (pretrain, train):
+            _add_time_limit(parser)
+        if function is train:
+            parser.add_argument("--fold", type=int, metavar="K", help="this fold alone, from 0 (default: all)")
+            parser.add_argument("--init-from", type=Path, metavar="FILE", help="safetensors weights to start from")
+
+
+def _add_validate(commands: Any) -> None:
+    parser = _command(commands, validate, "validate submissions/submission.csv --data input/open")
+    parser.add_argument("file", type=Path, metavar="FILE", help="the submission to check")
+    _add_data(parser)
+
+
+def _add_predict(commands: Any) -> None:
+    parser = _command(commands, predict, "predict photos/ sign.jpg --csv out.csv")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="images, folders, or CSV files with a column img_path"
+    )
+    parser.add_argument("--csv", type=Path, required=True, metavar="OUT", help="where img_path,text,confidence go")
+    parser.add_argument("--run", default="", metavar="RUN", help="the run whose models read (default: newest finished)")
+    parser.add_argument("--n-best", type=Path, metavar="OUT", help="JSON lines with each image's likeliest strings")
+    parser.add_argument("--n-best-count", type=_count, default=5, metavar="N", help="strings to weigh (default 5)")
+
+
+def _add_score(commands: Any) -> None:
+    parser = _command(commands, score, "score submissions/submission.csv input/sample/answers/test_answers.csv")
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="CSV with img_path,text")
+    parser.add_argument("answers", type=Path, metavar="ANSWERS", help="CSV with img_path,text of the same images")
+
+
+def _add_settings(commands: Any) -> None:
+    parser = _command(commands, settings, "settings --preset quick > mine.json")
+    _add_choice(parser)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--run", default="", metavar="RUN", help="name of the run (default: preset and competition)")
+    _add_choice(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    text = "folder with train.csv (default: the one in input/, or the sample)"
+    parser.add_argument("--data", default="", metavar="DIR", help=text)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--preset", metavar="P", help="smoke, quick (default), colab or full")
+    choice.add_argument("--settings", type=Path, metavar="FILE", help="a settings file instead of a preset")
+    parser.add_argument("--seed", type=_seed, metavar="S", help="seed of folds, weights and order (default 0)")
+
+
+def _add_time_limit(parser: argparse.ArgumentParser) -> None:
+    text = "save and stop after so many minutes (exit code 3); the same command goes on"
+    parser.add_argument("--time-limit", type=_minutes, metavar="MIN", help=text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 4294967295")
+    return int(text)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not minutes > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes above 0")
+    return minutes
+
+
+if __name__ == "__main__":
+    sys.exit(main())
