@@ -185,7 +185,7 @@ def run(options: argparse.Namespace) -> int:
             workspace.root / "notebooks",
             workspace.output / "notebooks",
             parameters | {"SEED": options.seed or 0},
-            estimates=_estimates(choose_settings(preset, options.seed or 0)),
+            estimates=_estimates(choose_settings(preset, options.seed or 0), workspace, options.data),
             timing_key=f"{Path(preset).stem} {_trained_before(workspace, options)}".strip(),
         )
     except NotebookFailed as error:
@@ -242,11 +242,12 @@ def _say_how_long(seconds: float) -> None:
         print(f"this takes about {max(1, round(seconds / 60))} min")
 
 
-def _estimates(chosen: Settings) -> dict[str, float]:
+def _estimates(chosen: Settings, workspace: Workspace, data: str) -> dict[str, float]:
     """Return seconds by notebook, from the presets' own clocks; a step without a clock is not foretold."""
     first, second = chosen.pretraining.seconds, chosen.fine_tuning.seconds
+    makes_sample = not data and not any(workspace.input.glob("**/train.csv"))
     return {
-        "01_eda": 60,
+        "01_eda": 45 if makes_sample else 0,
         "04_train": 1.05 * first + 30 if first else 0,
         "05_kfold_ensemble": (1.05 * second + 20) * chosen.trained_folds + 30 if second else 0,
     }

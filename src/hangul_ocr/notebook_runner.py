@@ -92,9 +92,9 @@ def run_notebooks(
     timings = Timings.load(output_dir / TIMINGS, timing_key, estimates or {})
     results: list[NotebookResult] = []
     for number, (name, notebook) in enumerate(notebooks.items(), start=1):
-        progress = Progress(name, _count_code_cells(notebook), stream or sys.stdout)
-        progress.announce(f"[{number}/{len(notebooks)}]", timings.describe(name))
         prepared = inject_parameters(notebook, parameters)
+        progress = Progress(name, _count_code_cells(prepared), stream or sys.stdout)
+        progress.announce(f"[{number}/{len(notebooks)}]", timings.describe(name))
         results.append(_run_and_keep(prepared, notebooks_dir, output_dir, progress))
         if not results[-1].ok:
             raise NotebookFailed(results)

@@ -66,8 +66,9 @@ def open_session(
     """
     session = find_session(setup_notebook(), data, preset, run, seed, minutes)
     train, test = session.competition.train, session.competition.test
-    print(f"competition {session.competition.name}: {len(train):,} train rows, {len(test):,} test rows")
-    print(f"run {session.name}: {session.workspace.output / 'runs' / session.name}")
+    print(
+        f"run {session.name} on competition {session.competition.name}: {len(train):,} train, {len(test):,} test rows"
+    )
     return session
 
 

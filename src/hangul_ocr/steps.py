@@ -6,13 +6,11 @@ Each leaves its result on disk and takes it up again if it is there; ``results``
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from hangul_ocr.data.batches import STEPS_PER_BLOCK, LmdbCrops
@@ -25,14 +23,13 @@ from hangul_ocr.data.dacon import (
     train_samples,
 )
 from hangul_ocr.data.folds import ensure_folds
-from hangul_ocr.data.images import decode_trusted
-from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, Manifest, matches, write_lmdb
+from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, write_lmdb
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
 from hangul_ocr.inference.submission import file_sha256, log_submission, write_submission
-from hangul_ocr.models.checkpoint import load_model, read_header
+from hangul_ocr.models.checkpoint import load_model, read_header, require_alphabet
 from hangul_ocr.results import MEMBERS, OOF, RESCORED, TEST_CANDIDATES, TEST_PREDICTIONS, load_oof, oof_scores
 from hangul_ocr.settings import Settings, TrainingSettings
 from hangul_ocr.synthesis.competition import make_competition
@@ -117,51 +114,11 @@ def manifest_table(prepared: Prepared) -> pd.DataFrame:
     """Return what each store read, kept and left out by reason."""
     stores = {"train": prepared.train, "test": prepared.test}
     rows = {name: _manifest_row(reader.manifest) for name, reader in stores.items() if reader is not None}
-    return pd.DataFrame.from_dict(rows, orient="index").fillna(0)
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(0).astype(int)
 
 
 def _manifest_row(manifest: Manifest) -> dict[str, int]:
     return {"read": manifest.read, "kept": manifest.kept} | manifest.left_out
-
-
-def left_out_table(prepared: Prepared) -> pd.DataFrame:
-    """Return every record that a store did not take: ``store,key,reason,detail``."""
-    stores = {"train": prepared.train, "test": prepared.test}
-    tables = [
-        read_table(reader.path / LEFT_OUT_FILE).assign(store=name)
-        for name, reader in stores.items()
-        if reader is not None
-    ]
-    return pd.concat(tables, ignore_index=True)[["store", "key", "reason", "detail"]]
-
-
-def folds_overview(prepared: Prepared) -> pd.DataFrame:
-    """Return for each fold its rows, groups, share of tall crops and of labels with a space, and label lengths."""
-    metas = pd.DataFrame(prepared.train.metas())
-    facts = pd.DataFrame(
-        {
-            "key": metas["key"],
-            "tall": metas["height"] > metas["width"],
-            "space": [" " in text for text in prepared.train.texts()],
-            "length": [len(text) for text in prepared.train.texts()],
-        }
-    )
-    rows = prepared.folds.merge(facts, on="key", validate="one_to_one")
-    lengths = pd.cut(rows["length"], [0, 1, 2, 3, 4, 6, np.inf], labels=["1", "2", "3", "4", "5 to 6", "7 or more"])
-    overview = rows.groupby("fold").agg(
-        rows=("key", "size"), groups=("group", "nunique"), tall=("tall", "mean"), with_space=("space", "mean")
-    )
-    return overview.join(pd.crosstab(rows["fold"], lengths, normalize="index").add_prefix("length "))
-
-
-def crop_images(reader: LmdbReader, keys: Sequence[str]) -> list[np.ndarray]:
-    """Return the crops with these keys as (H, W, 3) uint8 RGB."""
-    return [decode_trusted(reader.image_bytes(reader.index_of(key))) for key in keys]
-
-
-def spread_rows(reader: LmdbReader, count: int) -> list[int]:
-    """Return up to ``count`` row numbers spread evenly over the store."""
-    return np.unique(np.linspace(0, len(reader) - 1, min(count, len(reader))).astype(int)).tolist()
 
 
 def start_run(workspace: Workspace, prepared: Prepared, settings: Settings, name: str) -> Run:
@@ -292,27 +249,21 @@ def _seconds_left(folder: Path, stage: TrainingSettings) -> float:
     return max(0.0, stage.seconds - done)
 
 
-def settings_table(settings: Settings) -> pd.DataFrame:
-    """Return the two training stages side by side, and the network's settings in a column of their own."""
-    parts = {
-        "pretraining": settings.pretraining,
-        "fine-tuning of a fold": settings.fine_tuning,
-        "network": settings.model,
-    }
-    columns = {name: pd.Series(dataclasses.asdict(part), dtype=object) for name, part in parts.items()}
-    return pd.DataFrame(columns).fillna("")
-
-
 def read_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
     """Let each fold's model read the crops that it was not trained on; write and return ``oof.csv``."""
     if _is_current(run, prepared.train, OOF):
         return load_oof(run)
+    _require_own_alphabet(run)
     trained = [k for k in range(run.settings.folds) if run.fold_folder(k).joinpath(BEST).is_file()]
-    if not trained:
-        raise HangulOcrError(f"{run.folder}: no trained fold; run notebook 05 or `hangul-ocr train` first")
     oof = pd.concat([_read_own_fold(run, prepared, fold) for fold in trained], ignore_index=True)
     write_table(oof, run.folder / OOF)
     return oof
+
+
+def _require_own_alphabet(run: Run) -> None:
+    """Refuse weights that somebody put into a run folder of another alphabet: their predictions would look plausible."""
+    for path in run.fold_checkpoints():
+        require_alphabet(path, run.alphabet)
 
 
 def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> pd.DataFrame:
@@ -343,6 +294,7 @@ def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
         raise HangulOcrError(f"{prepared.competition.folder / 'test.csv'}: not found; put the competition's file there")
     if _is_current(run, prepared.test, TEST_PREDICTIONS, TEST_CANDIDATES, MEMBERS):
         return read_table(run.folder / TEST_PREDICTIONS).astype({"confidence": float})
+    _require_own_alphabet(run)
     keys = prepared.test.keys()
     readings = read_crops(
         load_folds_models(run), LmdbCrops(prepared.test), run.settings.candidates, progress="read test"

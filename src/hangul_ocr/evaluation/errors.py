@@ -180,6 +180,12 @@ def slice_table(frame: pd.DataFrame, by: str, natural_order: bool = False) -> pd
     return table.sort_values(["errors", "accuracy"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
+def slices(frame: pd.DataFrame) -> list[str]:
+    """Return the columns of an :func:`error_frame` that cut it into more than one slice."""
+    names = ("by_length", "by_shape", "by_space", "by_rarity", "by_confidence", "source")
+    return [name for name in names if name in frame and frame[name].nunique() > 1]
+
+
 def kind_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return how many rows of an :func:`error_frame` are wrong in which way: ``error_kind,n,share_of_errors``."""
     counts = frame.loc[~frame["correct"], "error_kind"].value_counts()

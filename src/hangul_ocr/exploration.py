@@ -1,0 +1,164 @@
+"""What the notebooks look at on the way: crops, fonts, folds, settings, and what a model reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from hangul_ocr.data.batches import LmdbCrops
+from hangul_ocr.data.dacon import (
+    Competition,
+    ImageFiles,
+)
+from hangul_ocr.data.images import UnreadableImage, decode_trusted, image_size
+from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, matches, write_lmdb
+from hangul_ocr.data.sample import Sample
+from hangul_ocr.data.tables import read_table
+from hangul_ocr.evaluation.metrics import exact_matches
+from hangul_ocr.hangul import is_syllable
+from hangul_ocr.inference.predict import CropFiles, predictions_frame, read_crops
+from hangul_ocr.models.checkpoint import load_model
+from hangul_ocr.settings import Settings
+from hangul_ocr.steps import Prepared
+from hangul_ocr.synthesis.competition import training_stream_sources
+from hangul_ocr.synthesis.fonts import find_fonts
+from hangul_ocr.synthesis.renderer import Renderer, Style
+from hangul_ocr.synthesis.stream import SyntheticCrops
+from hangul_ocr.synthesis.words import WordSource, load_words
+from hangul_ocr.workspace import Workspace
+
+
+def crop_facts(competition: Competition) -> pd.DataFrame:
+    """Return ``img_path,text,width,height`` of the train crops whose file has a readable header, in file order."""
+    files, rows = ImageFiles(competition.folder), []
+    pairs = competition.train[["img_path", "text"]].itertuples(index=False)
+    for path, text in tqdm(pairs, desc="look at crops", total=len(competition.train)):
+        file = files.find(path)
+        try:
+            rows += [(path, text, *image_size(file.read_bytes()))] if file else []
+        except (OSError, UnreadableImage):
+            continue  # the LMDB reports these with the reason
+    return pd.DataFrame(rows, columns=["img_path", "text", "width", "height"])
+
+
+def open_crops(competition: Competition, paths: Sequence[str]) -> list[np.ndarray]:
+    """Return the competition's crops at these paths as (H, W, 3) uint8 RGB; grey squares for what cannot be read."""
+    files = ImageFiles(competition.folder)
+    source = CropFiles(list(paths), [files.find(path) for path in paths])
+    return [source.crop(i, np.random.default_rng(i)).image for i in range(len(source))]
+
+
+def crop_images(reader: LmdbReader, keys: Sequence[str]) -> list[np.ndarray]:
+    """Return the crops with these keys as (H, W, 3) uint8 RGB."""
+    return [decode_trusted(reader.image_bytes(reader.index_of(key))) for key in keys]
+
+
+def spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return up to ``count`` rows spread evenly over ``table``."""
+    return table.iloc[_spread(len(table), count)]
+
+
+def _spread(size: int, count: int) -> list[int]:
+    return np.unique(np.linspace(0, size - 1, min(count, size)).astype(int)).tolist() if size else []
+
+
+def read_some(checkpoint: Path, reader: LmdbReader, count: int) -> pd.DataFrame:
+    """Let a model read ``count`` crops spread over a store: ``img_path,text,prediction,confidence,correct``."""
+    rows = _spread(len(reader), count)
+    samples = [reader[row] for row in rows]
+    readings = read_crops([load_model(checkpoint)], LmdbCrops(reader, rows), 1, progress="read")
+    found = predictions_frame([sample.key for sample in samples], readings).rename(columns={"text": "prediction"})
+    texts = [sample.text for sample in samples]
+    return found.assign(text=texts, correct=exact_matches(texts, found["prediction"].tolist()))
+
+
+def font_table(competition: Competition, seed: int = 0) -> pd.DataFrame:
+    """Return the faces found: ``family,style,kind,syllables`` (of KS X 1001's 2,350) and whether training uses them."""
+    used = {(face.path, face.index, face.axes) for face in training_stream_sources(competition.folder, seed)[0]}
+    rows = [
+        {
+            "family": face.family,
+            "style": face.style,
+            "kind": face.kind,
+            "syllables": sum(map(is_syllable, face.covers)),
+            "for training": (face.path, face.index, face.axes) in used,
+        }
+        for face in find_fonts()
+    ]
+    return pd.DataFrame(rows)
+
+
+def font_specimens(text: str, most: int = 24) -> tuple[list[np.ndarray], list[str]]:
+    """Return ``text`` drawn plainly in each face found, and the faces' names."""
+    faces = find_fonts()
+    faces = [faces[i] for i in _spread(len(faces), most)]
+    words = WordSource(load_words())
+    drawn = [
+        Renderer([face], words, Style.plain()).render_text(text, np.random.default_rng(0), vertical=False)
+        for face in faces
+    ]
+    return [crop.image for crop in drawn], [f"{face.family} {face.style}" for face in faces]
+
+
+def write_synthetic(workspace: Workspace, crops: SyntheticCrops, count: int) -> Path:
+    """Write the first ``count`` synthetic crops, with their characters' centres, to ``output/data/synthetic.lmdb``."""
+    path = workspace.scratch / "data" / "synthetic.lmdb"
+    settings = {"synthetic": count, "seed": crops.renderer.seed}
+    if not matches(path, settings):
+        write_lmdb(path, _synthetic_samples(crops, count), alphabet=None, settings=settings, total=count)
+    return path
+
+
+def _synthetic_samples(crops: SyntheticCrops, count: int) -> Iterator[Sample]:
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        crop = crops.crop(index, rng)
+        image = cv2.imencode(".png", cv2.cvtColor(crop.image, cv2.COLOR_RGB2BGR))[1].tobytes()
+        yield Sample(crop.key, image, crop.text, "synthetic", facts={"centres": crop.centres.round(4).tolist()})
+
+
+def left_out_table(prepared: Prepared) -> pd.DataFrame:
+    """Return every record that a store did not take: ``store,key,reason,detail``."""
+    stores = {"train": prepared.train, "test": prepared.test}
+    tables = [
+        read_table(reader.path / LEFT_OUT_FILE).assign(store=name)
+        for name, reader in stores.items()
+        if reader is not None
+    ]
+    return pd.concat(tables, ignore_index=True)[["store", "key", "reason", "detail"]]
+
+
+def folds_overview(prepared: Prepared) -> pd.DataFrame:
+    """Return for each fold its rows, groups, share of tall crops and of labels with a space, and label lengths."""
+    metas = pd.DataFrame(prepared.train.metas())
+    facts = pd.DataFrame(
+        {
+            "key": metas["key"],
+            "tall": metas["height"] > metas["width"],
+            "space": [" " in text for text in prepared.train.texts()],
+            "length": [len(text) for text in prepared.train.texts()],
+        }
+    )
+    rows = prepared.folds.merge(facts, on="key", validate="one_to_one")
+    lengths = pd.cut(rows["length"], [0, 1, 2, 3, 4, 6, np.inf], labels=["1", "2", "3", "4", "5 to 6", "7 or more"])
+    overview = rows.groupby("fold").agg(
+        rows=("key", "size"), groups=("group", "nunique"), tall=("tall", "mean"), with_space=("space", "mean")
+    )
+    return overview.join(pd.crosstab(rows["fold"], lengths, normalize="index").add_prefix("length "))
+
+
+def settings_table(settings: Settings) -> pd.DataFrame:
+    """Return the two training stages side by side, and the network's settings in a column of their own."""
+    parts = {
+        "pretraining": settings.pretraining,
+        "fine-tuning of a fold": settings.fine_tuning,
+        "network": settings.model,
+    }
+    columns = {name: pd.Series(dataclasses.asdict(part), dtype=object) for name, part in parts.items()}
+    return pd.DataFrame(columns).fillna("")
