@@ -12,7 +12,7 @@ from hangul_ocr.synthesis.competition import training_stream_sources
 from hangul_ocr.synthesis.renderer import Renderer, Style
 
 # Training squeezes every crop to the network's short side, so larger ones would only cost time.
-SHORT_SIDE = (24, 56)
+SHORT_SIDE = (28, 44)
 VALIDATION_START = 1 << 40
 
 

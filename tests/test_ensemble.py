@@ -1,0 +1,111 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hangul_ocr.data.batches import Crop
+from hangul_ocr.hangul import Alphabet
+from hangul_ocr.inference.ensemble import Reading, agreement, combine, most_confident, vote
+from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import ModelSettings
+
+THREE = Reading(
+    ["간판", "간만", "긴판"],
+    np.log([[0.60, 0.30, 0.05], [0.10, 0.40, 0.45], [0.50, 0.30, 0.10]]),
+    ["간판", "긴판", "간판"],
+)
+
+
+def test_the_joint_choice_is_the_highest_mean_log_probability():
+    text, confidence = combine(THREE)
+    means = THREE.scores.mean(axis=0)
+    assert text == "간만" if means[1] > means[0] else "간판"
+    assert confidence == pytest.approx(math.exp(means.max()))
+
+
+def test_a_string_that_one_model_cannot_write_loses_but_is_not_infinite():
+    reading = Reading(["가", "뷁"], np.array([[-1.0, -0.1], [-1.2, -math.inf]]), ["뷁", "가"])
+    text, confidence = combine(reading)
+    assert text == "가"
+    assert 0 < confidence < 1
+
+
+def test_vote_and_its_tie_break():
+    assert vote(THREE) == "간판"
+    tie = Reading(["가", "나"], np.log([[0.6, 0.1], [0.2, 0.7]]), ["가", "나"])
+    assert vote(tie) == "나"
+    assert most_confident(tie) == "나"
+
+
+def test_agreement():
+    same = Reading(["가"], np.zeros((2, 1)), ["가", "가"])
+    assert agreement([THREE, same]) == 0.5
+
+
+class Noise:
+    """Crops of many shapes."""
+
+    def __len__(self):
+        return 23
+
+    def crop(self, index, rng):
+        noise = np.random.default_rng(index)
+        shape = (noise.integers(10, 90), noise.integers(10, 200), 3)
+        return Crop(f"crop {index}", noise.integers(0, 255, shape, dtype=np.uint8), "")
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Two small networks with different inputs and alphabets."""
+    small = {"channels": [8, 8, 16, 16]}
+    torch.manual_seed(0)
+    return [
+        Recognizer(ModelSettings(backbone="resnet10t", backbone_args=small, hidden=16), Alphabet("가나다ab")).eval(),
+        Recognizer(
+            ModelSettings(backbone="resnet10t", backbone_args=small, hidden=16, grey=False, short_side=48, decoder="attention"),
+            Alphabet("가나라 "),
+        ).eval(),
+    ]
+
+
+def test_members_may_differ_in_input_decoder_and_alphabet(models):
+    readings = read_crops(models, Noise(), candidates=3)
+    assert len(readings) == 23
+    for reading in readings:
+        assert reading.scores.shape == (2, len(reading.strings))
+        assert len(reading.own) == 2
+
+
+def test_readings_come_in_the_sources_order_and_twice_the_same(models):
+    together = read_crops(models[:1], Noise(), candidates=2)
+    again = read_crops(models[:1], Noise(), candidates=2)
+    for index in range(23):
+        only = _Only(index)
+        alone = read_crops(models[:1], only, candidates=2)[0]
+        assert alone.own == together[index].own == again[index].own
+        assert np.allclose(alone.scores, together[index].scores, atol=1e-3)
+        assert np.array_equal(together[index].scores, again[index].scores)
+
+
+class _Only:
+    def __init__(self, index):
+        self.index = index
+
+    def __len__(self):
+        return 1
+
+    def crop(self, index, rng):
+        return Noise().crop(self.index, rng)
+
+
+def test_candidates_are_written_best_first(tmp_path):
+    save_candidates(tmp_path / "n.jsonl", ["./a.png"], [THREE])
+    row = json.loads((tmp_path / "n.jsonl").read_text(encoding="utf-8"))
+    assert row["img_path"] == "./a.png"
+    scores = [score for _, score in row["candidates"]]
+    assert scores == sorted(scores, reverse=True)
+    frame = predictions_frame(["./a.png"], [THREE])
+    assert frame.loc[0, "text"] == row["candidates"][0][0]
