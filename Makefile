@@ -17,7 +17,7 @@ run: $(VENV)/installed ## everything: data to submission.csv and pictures  [DATA
 		$(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)")
 
 test: $(VENV)/installed-for-tests ## the tests, then the style checks
-	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(TEST_PROCESSES) $(ARGS)
+	@OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 	@"$(BIN)/ruff" check --quiet . && "$(BIN)/ruff" format --quiet --check .
 
 lint: $(VENV)/installed-for-tests ## the style checks alone, repairing what can be repaired

@@ -261,7 +261,7 @@ def read_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
 
 
 def _require_own_alphabet(run: Run) -> None:
-    """Refuse weights that somebody put into a run folder of another alphabet: their predictions would look plausible."""
+    """Refuse weights of another alphabet that somebody put into the run folder: their output would look plausible."""
     for path in run.fold_checkpoints():
         require_alphabet(path, run.alphabet)
 

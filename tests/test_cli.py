@@ -1,0 +1,289 @@
+"""The command line: the steps in order, each bad input in one line, and paths written exactly as given."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import crop_png, write_csv
+
+from hangul_ocr import cli, steps
+from hangul_ocr.data.tables import read_table
+from hangul_ocr.hangul import Alphabet
+from hangul_ocr.models.checkpoint import save_model
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import Settings, preset
+from hangul_ocr.synthesis.competition import make_competition
+
+STEPS = ("sample-competition", "lmdb", "pretrain", "train", "ensemble", "submit", "validate", "predict", "score")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch) -> Path:
+    """A workspace of its own, with nothing in it."""
+    use(monkeypatch, tmp_path)
+    return tmp_path
+
+
+def use(patch: pytest.MonkeyPatch, root: Path) -> None:
+    patch.delenv("HANGUL_OCR_STOP_AT", raising=False)
+    for name in ("INPUT", "OUTPUT", "SUBMISSIONS"):
+        patch.setenv(f"HANGUL_OCR_{name}", str(root / name.lower()))
+
+
+@pytest.fixture(scope="module")
+def trained_root(tmp_path_factory) -> Path:
+    """A workspace in which the preset ``smoke`` was trained on a small sample competition, step by step."""
+    root = tmp_path_factory.mktemp("trained")
+    make_competition(root / "input" / "sample", 60, 20, seed=3)
+    with pytest.MonkeyPatch.context() as patch:
+        use(patch, root)
+        for step in ("lmdb", "pretrain", "train", "ensemble", "submit"):
+            assert cli.main([step, "--preset", "smoke"]) == 0
+    return root
+
+
+@pytest.fixture
+def trained(trained_root: Path, monkeypatch) -> Path:
+    use(monkeypatch, trained_root)
+    return trained_root
+
+
+def error_of(capsys, *arguments: str | Path) -> str:
+    """Run a command that must fail with exit code 1 and one line; return the line."""
+    capsys.readouterr()
+    assert cli.main([str(argument) for argument in arguments]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def help_text(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*arguments, "--help"])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_lists_the_steps_in_order(capsys):
+    text = help_text(capsys)
+    places = [text.index(f"\n    {step}") for step in STEPS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("step", [*STEPS, "settings", "run"])
+def test_each_step_has_help_with_an_example(capsys, step):
+    assert f"example: hangul-ocr {step} " in help_text(capsys, step)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["train", "--time-limit", "-3"], ["predict", "a.png"], ["lmdb", "--seed", "x"]]
+)
+def test_wrong_usage_is_exit_code_two(arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_sample_competition_is_made_and_never_over_another(workspace, capsys):
+    arguments = ["sample-competition", str(workspace / "mine"), "--train", "12", "--test", "5", "--seed", "1"]
+    assert cli.main(arguments) == 0
+    assert len(read_table(workspace / "mine" / "train.csv")) == 12
+    assert "not empty" in error_of(capsys, *arguments)
+
+
+def test_settings_are_printed_as_json_that_can_be_read_again(capsys):
+    assert cli.main(["settings", "--preset", "colab", "--seed", "4"]) == 0
+    assert Settings.from_dict(json.loads(capsys.readouterr().out)) == preset("colab", seed=4)
+    assert "preset 'nope' is unknown; choose one of smoke" in error_of(capsys, "settings", "--preset", "nope")
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_no_train_csv(workspace, capsys):
+    (workspace / "empty").mkdir()
+    message = error_of(capsys, "lmdb", "--data", workspace / "empty")
+    assert f"no train.csv in {workspace / 'empty'}" in message
+    assert "put the competition there" in message
+
+
+def test_columns_not_recognised(mini_competition, workspace, capsys):
+    write_csv(mini_competition / "train.csv", ("one", "two", "three"), [("a", "b", "c")])
+    message = error_of(capsys, "lmdb", "--data", mini_competition)
+    assert "train.csv: columns not recognised (one, two, three)" in message
+
+
+def test_image_path_that_leaves_the_folder(mini_competition, workspace, capsys):
+    write_csv(mini_competition / "train.csv", ("img_path", "text"), [("../secret.png", "가")])
+    assert "'../secret.png' leaves the folder" in error_of(capsys, "pretrain", "--data", mini_competition)
+
+
+def test_all_labels_empty(mini_competition, workspace, capsys):
+    write_csv(mini_competition / "train.csv", ("img_path", "text"), [("./train/train_00001.png", "")])
+    assert "all 1 labels are empty" in error_of(capsys, "train", "--data", mini_competition)
+
+
+def test_corrupted_images_are_skipped_counted_and_listed(mini_competition, workspace, capsys):
+    (mini_competition / "train" / "train_00001.png").write_bytes(b"")
+    (mini_competition / "train" / "train_00002.png").write_bytes(crop_png(2)[:200])
+    (mini_competition / "train" / "train_00003.png").unlink()
+    assert cli.main(["lmdb", "--data", str(mini_competition), "--preset", "smoke"]) == 0
+    shown = capsys.readouterr().out
+    assert "unreadable image" in shown
+    assert "missing image" in shown
+    left_out = read_table(workspace / "output" / "data" / mini_competition.name / "train.lmdb" / "left_out.csv")
+    assert left_out["key"].tolist() == [f"./train/train_0000{n}.png" for n in (1, 2, 3)]
+
+
+def test_run_folder_of_another_settings_file(trained, tmp_path, capsys):
+    cli.main(["settings", "--preset", "smoke", "--seed", "7"])
+    (tmp_path / "mine.json").write_text(capsys.readouterr().out, encoding="utf-8")
+    message = error_of(capsys, "pretrain", "--run", "smoke-sample", "--settings", tmp_path / "mine.json")
+    assert "smoke-sample: made with other settings (seed: 7 here, 0 there); name another run" in message
+
+
+def test_settings_file_that_is_none(workspace, tmp_path, capsys):
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
+    assert "bad.json: not valid JSON" in error_of(capsys, "settings", "--settings", tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text('{"colour": 1}', encoding="utf-8")
+    assert "'colour'" in error_of(capsys, "settings", "--settings", tmp_path / "bad.json")
+
+
+def test_checkpoint_of_another_alphabet(trained, capsys):
+    path = trained / "output" / "runs" / "smoke-sample" / "fold0" / "best.safetensors"
+    kept = path.read_bytes()
+    save_model(path, Recognizer(preset("smoke").model, Alphabet("가나다")))
+    try:
+        message = error_of(capsys, "ensemble", "--preset", "smoke")
+    finally:
+        path.write_bytes(kept)
+    assert "fold0/best.safetensors: its alphabet differs" in message
+
+
+@pytest.mark.parametrize("content", [None, b"\x80\x04cos\nsystem\n."])
+def test_weights_to_start_from_that_are_none(trained, tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "w.safetensors").write_bytes(content)
+    message = error_of(
+        capsys, "train", "--preset", "smoke", "--run", "other", "--init-from", tmp_path / "w.safetensors"
+    )
+    assert ("no such checkpoint" if content is None else "not a safetensors file") in message
+
+
+def test_folds_need_a_pretraining_or_weights(trained, capsys):
+    message = error_of(capsys, "train", "--preset", "smoke", "--run", "no-pretraining")
+    assert "pretraining is not finished; run notebook 04 or `hangul-ocr pretrain` first" in message
+    assert "fold 9: the settings have folds 0 to 1" in error_of(capsys, "train", "--preset", "smoke", "--fold", "9")
+
+
+def test_steps_before_their_time_name_the_step_to_run(trained, capsys):
+    assert "no trained fold; run notebook 05" in error_of(capsys, "ensemble", "--preset", "smoke", "--run", "early")
+    assert "run notebook 05" in error_of(capsys, "submit", "--preset", "smoke", "--run", "early")
+    assert "run name '../x'" in error_of(capsys, "ensemble", "--preset", "smoke", "--run", "../x")
+
+
+def test_no_run_to_predict_with(workspace, capsys):
+    (workspace / "a.png").write_bytes(crop_png(1))
+    arguments = ("predict", workspace / "a.png", "--csv", workspace / "out.csv")
+    assert "no finished run; train one with `hangul-ocr run`" in error_of(capsys, *arguments)
+    assert "not a run folder" in error_of(capsys, *arguments, "--run", "ghost")
+
+
+def test_full_disk_keeps_the_former_file(trained, tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.png").write_bytes(crop_png(1))
+    (tmp_path / "out.csv").write_text("former")
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    message = error_of(capsys, "predict", tmp_path / "a.png", "--csv", tmp_path / "out.csv")
+    assert "out.csv: the disk is full" in message
+    assert (tmp_path / "out.csv").read_text() == "former"
+
+
+def test_a_submission_of_other_rows_is_refused_with_every_reason(trained, tmp_path, capsys):
+    good = read_table(trained / "submissions" / "submission.csv")
+    assert cli.main(["validate", str(trained / "submissions" / "submission.csv")]) == 0
+    good.iloc[::-1].to_csv(tmp_path / "reversed.csv", index=False)
+    assert "rows are in another order" in error_of(capsys, "validate", tmp_path / "reversed.csv")
+
+
+# --- stopping and going on ------------------------------------------------------------------------------------------
+
+
+def test_time_limit_saves_stops_with_code_three_and_goes_on(trained, tmp_path, capsys):
+    changed = json.loads(preset("smoke").to_json())
+    changed["pretraining"]["steps"] = 24
+    (tmp_path / "longer.json").write_text(json.dumps(changed), encoding="utf-8")
+    command = ["pretrain", "--settings", str(tmp_path / "longer.json")]
+    assert cli.main([*command, "--time-limit", "0.0001"]) == 3
+    assert "pretraining stopped on time" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    rows = read_table(trained / "output" / "runs" / "longer-sample" / "pretraining" / "metrics.csv")
+    assert rows["step"].tolist()[-1] == "24"
+
+
+def test_interrupt_is_exit_code_130(trained, capsys, monkeypatch):
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "pretrain_run", interrupted)
+    assert cli.main(["pretrain", "--preset", "smoke"]) == 130
+    assert "run the same command again to go on" in capsys.readouterr().err
+
+
+# --- predict and score ----------------------------------------------------------------------------------------------
+
+
+def test_predict_keeps_paths_as_given_and_fills_what_it_cannot_read(trained, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "사진 모음"
+    (folder / "deeper").mkdir(parents=True)
+    for number, name in enumerate(("b.png", "a.png", "deeper/c.png")):
+        (folder / name).write_bytes(crop_png(number))
+    (folder / "broken.png").write_bytes(crop_png(9)[:100])
+    write_csv(folder / "list.csv", ("id", "img_path"), [("1", "./b.png"), ("2", "deeper/c.png"), ("3", "gone.png")])
+    monkeypatch.chdir(tmp_path)
+    inputs = ["./사진 모음/b.png", "사진 모음", "사진 모음/list.csv"]
+    assert cli.main(["predict", *inputs, "--csv", "out.csv", "--n-best", "lists.jsonl"]) == 0
+    table = read_table(tmp_path / "out.csv")
+    expected = ["./사진 모음/b.png", *(f"사진 모음/{n}" for n in ("a.png", "b.png", "broken.png", "deeper/c.png"))]
+    assert table["img_path"].tolist() == [*expected, "./b.png", "deeper/c.png", "gone.png"]
+    assert list(table.columns) == ["img_path", "text", "confidence"]
+    same = table.loc[table["img_path"].str.endswith("b.png")]
+    assert same["text"].nunique() == 1
+    blank = table.loc[table["img_path"].isin(["사진 모음/broken.png", "gone.png"])]
+    assert blank["text"].tolist() == ["", ""]
+    assert blank["confidence"].astype(float).tolist() == [0.0, 0.0]
+    shown = capsys.readouterr()
+    assert "not read: gone.png: no such file" in shown.err
+    assert "2 of them not readable" in shown.out
+    assert len((tmp_path / "lists.jsonl").read_text(encoding="utf-8").splitlines()) == len(table)
+
+
+def test_predict_refuses_what_holds_no_image(trained, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    write_csv(tmp_path / "list.csv", ("file",), [("a.png",)])
+    out = ("--csv", tmp_path / "out.csv")
+    assert "no images there" in error_of(capsys, "predict", tmp_path / "empty", *out)
+    assert "no such file or folder" in error_of(capsys, "predict", tmp_path / "ghost", *out)
+    assert "no column img_path (found: file)" in error_of(capsys, "predict", tmp_path / "list.csv", *out)
+    assert "none of the 1 images can be read" in error_of(capsys, "predict", tmp_path / "bad.png", *out)
+
+
+def test_score_prints_every_metric_for_each_kind_of_font(trained, tmp_path, capsys):
+    answers = trained / "input" / "sample" / "answers" / "test_answers.csv"
+    perfect = read_table(answers)[["img_path", "text"]]
+    perfect.to_csv(tmp_path / "perfect.csv", index=False)
+    assert cli.main(["score", str(tmp_path / "perfect.csv"), str(answers)]) == 0
+    shown = capsys.readouterr().out
+    for name in ("exact match (the competition's score)", "1-NED", "jaso 1-NED", "a font never trained on"):
+        assert name in shown
+    assert "100.00 %" in shown
+    perfect.assign(img_path="x.png").to_csv(tmp_path / "other.csv", index=False)
+    assert "img_path" in error_of(capsys, "score", tmp_path / "other.csv", answers)
