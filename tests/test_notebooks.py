@@ -100,7 +100,7 @@ def test_first_cell_takes_the_code_that_lies_around_it(monkeypatch):
 
 
 def test_first_cell_says_plainly_that_no_repository_is_named(monkeypatch, tmp_path):
-    with pytest.raises(RuntimeError, match="the code is not here: write your fork's address into REPOSITORY"):
+    with pytest.raises(RuntimeError, match="no code here: write your fork's address into REPOSITORY"):
         run_first_cell(monkeypatch, tmp_path)
 
 

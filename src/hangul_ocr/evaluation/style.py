@@ -31,6 +31,8 @@ DPI = 150
 _STYLE: dict[str, Any] = {
     "figure.dpi": 100,
     "figure.facecolor": "white",
+    # Each figure says its layout itself; a notebook's default must not rearrange the sheets of crops.
+    "figure.constrained_layout.use": False,
     "axes.facecolor": "white",
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
