@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from conftest import crop_png, write_csv
 
-from hangul_ocr import cli, steps
+from hangul_ocr import cli, notebook_runner, steps
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import Alphabet
 from hangul_ocr.models.checkpoint import save_model
 from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.notebook_runner import NotebookFailed, NotebookResult
 from hangul_ocr.settings import Settings, preset
 from hangul_ocr.synthesis.competition import make_competition
 
@@ -226,6 +227,38 @@ def test_time_limit_saves_stops_with_code_three_and_goes_on(trained, tmp_path, c
     assert cli.main(command) == 0
     rows = read_table(trained / "output" / "runs" / "longer-sample" / "pretraining" / "metrics.csv")
     assert rows["step"].tolist()[-1] == "24"
+
+
+def notebook_result(name: str, error: str | None = None) -> NotebookResult:
+    return NotebookResult(name, 65.0, 3, 3, Path(f"{name}.ipynb"), None, error)
+
+
+def test_run_ends_with_a_table_of_scores_places_and_times(trained, capsys, monkeypatch):
+    given = {}
+
+    def pretend(*arguments, **options) -> list[NotebookResult]:
+        given.update(arguments[2] | options)
+        return [notebook_result("01_eda")]
+
+    monkeypatch.setattr(notebook_runner, "run_notebooks", pretend)
+    assert cli.main(["run", "--preset", "smoke"]) == 0
+    shown = capsys.readouterr().out
+    for line in ("cross-validated accuracy", "n = 20", "a font never trained on", "figures", "time of 01_eda", "1:05"):
+        assert line in shown
+    assert (given["PRESET"], given["DATA"], given["SEED"]) == ("smoke", "", 0)
+    assert cli.main(["run", "--run", "smoke-sample", "--data", str(trained / "input")]) == 0
+    assert given["PRESET"] == str(trained / "output" / "runs" / "smoke-sample" / "settings.json")
+
+
+def test_run_that_stops_on_time_is_no_failure_and_another_error_is(trained, capsys, monkeypatch):
+    def stop(*arguments, **options) -> None:
+        raise NotebookFailed([notebook_result("04_train", error)])
+
+    monkeypatch.setattr(notebook_runner, "run_notebooks", stop)
+    error = "cell 5 (result = ...): StoppedOnTime: pretraining stopped on time"
+    assert cli.main(["run", "--preset", "smoke"]) == 3
+    error = "cell 5 (result = ...): ValueError: no"
+    assert "04_train: cell 5" in error_of(capsys, "run", "--preset", "smoke")
 
 
 def test_interrupt_is_exit_code_130(trained, capsys, monkeypatch):

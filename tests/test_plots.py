@@ -46,6 +46,8 @@ FIGURES = {
     "alignment": lambda: plots.alignment(CROP, "가나", _posteriors(), "가나다"),
     "cv_vs_leaderboard": lambda: plots.cv_vs_leaderboard(LOG),
     "ensemble_comparison": lambda: plots.ensemble_comparison(MEMBERS),
+    "order_effects": lambda: plots.order_effects(pd.DataFrame({"tall": [0.1, 0.2, 0.1], "세로": [0.3, 0.2, 0.2]})),
+    "centres_wall": lambda: plots.centres_wall([CROP], ["가게"], [np.array([[0.25, 0.5], [0.75, 0.5]])]),
 }
 NOTHING = {
     "label_lengths": lambda: plots.label_lengths([]),
@@ -61,6 +63,8 @@ NOTHING = {
     "alignment": lambda: plots.alignment(CROP, "가", np.zeros((0, 4)), "가나다"),
     "cv_vs_leaderboard": lambda: plots.cv_vs_leaderboard(LOG.assign(public_score="")),
     "ensemble_comparison": lambda: plots.ensemble_comparison(MEMBERS.iloc[:0]),
+    "order_effects": lambda: plots.order_effects(pd.DataFrame({"tall": []})),
+    "centres_wall": lambda: plots.centres_wall([], [], []),
 }
 
 
@@ -140,6 +144,15 @@ def test_a_missing_glyph_would_be_noticed():
     figure = style.drawn(lambda: style.sentence_figure("\U0001f9a6"))
     with pytest.raises(UserWarning, match=r"[Gg]lyph"):
         figure()
+
+
+def test_a_notebooks_own_layout_rearranges_no_sheet_of_crops(tmp_path):
+    import matplotlib as mpl
+
+    with mpl.rc_context({"figure.constrained_layout.use": True}):
+        figure = FIGURES["image_wall"]()
+        plots.save_figure(figure, tmp_path / "a.png")
+        assert figure._repr_png_() == figure._repr_png_()
 
 
 def test_figures_leave_the_callers_style_alone():
