@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,26 +132,56 @@ def read_crops(
     scored by every model."""
     accelerator = accelerator or Accelerator(cpu=pick_device() == "cpu")
     models = [model.to(accelerator.device).eval() for model in models]
-    readings: dict[int, Reading] = {}
+    readings: list[Reading] = []
     with tqdm(total=len(source), desc=progress, mininterval=1) as bar:
-        for group in _groups(source, models[0]):
-            for index, reading in _read_group(models, group, candidates, accelerator):
-                readings[index] = reading
-            bar.update(len(group.keys))
-    return [readings[i] for i in range(len(source))]
+        for crops in _chunks(source):
+            readings += _read_chunk(models, crops, candidates, accelerator)
+            bar.update(len(crops))
+    return readings
 
 
-def _groups(source: CropSource, model: Recognizer) -> Iterator[Group]:
-    """Yield batches of one shape, keyed by position in ``source``; the next chunk is decoded while this one is read."""
-    chunks = [range(i, min(i + CHUNK, len(source))) for i in range(0, len(source), CHUNK)]
+def _chunks(source: CropSource) -> Iterator[list[Crop]]:
+    """Yield all crops, keyed by their place in the chunk; the next chunk is decoded while this one is read."""
+    spans = [range(i, min(i + CHUNK, len(source))) for i in range(0, len(source), CHUNK)]
     with ThreadPoolExecutor(1) as pool:
-        for crops in pool.map(lambda chunk: _load(source, chunk), chunks):
-            for group in make_groups(crops, model.settings, model.alphabet):
-                yield from _parts(group)
+        # One chunk ahead and no further: a whole test set of decoded crops would fill the memory.
+        waiting = [pool.submit(_load, source, span) for span in spans[:1]]
+        for span in spans[1:]:
+            waiting.append(pool.submit(_load, source, span))
+            yield waiting.pop(0).result()
+        yield from (chunk.result() for chunk in waiting)
 
 
-def _load(source: CropSource, chunk: Iterable[int]) -> list[Crop]:
-    return [Crop(str(i), source.crop(i, np.random.default_rng(i)).image, "") for i in chunk]
+def _load(source: CropSource, span: range) -> list[Crop]:
+    crops = [source.crop(i, np.random.default_rng(i)) for i in span]
+    return [Crop(str(place), crop.image, "") for place, crop in enumerate(crops)]
+
+
+def _read_chunk(
+    models: Sequence[Recognizer], crops: list[Crop], candidates: int, accelerator: Accelerator
+) -> list[Reading]:
+    """Return a reading for each crop: first every model's candidates, then every model's score of their union."""
+    batches = _batches(models, crops)
+    lists = [_candidates(model, batches[_input_kind(model)], candidates, accelerator) for model in models]
+    unions = [_union([rows[i] for rows in lists]) for i in range(len(crops))]
+    scores = [_scores(model, batches[_input_kind(model)], unions, accelerator) for model in models]
+    own = [[rows[i][0][0] if rows[i] else "" for rows in lists] for i in range(len(crops))]
+    return [Reading(unions[i], np.array([rows[i] for rows in scores]), own[i]) for i in range(len(crops))]
+
+
+def _batches(models: Sequence[Recognizer], crops: list[Crop]) -> dict[tuple, list[Group]]:
+    """Return the crops in batches of one shape for each kind of input: members may differ in theirs."""
+    batches: dict[tuple, list[Group]] = {}
+    for model in models:
+        if _input_kind(model) not in batches:
+            groups = make_groups(crops, model.settings, model.alphabet)
+            batches[_input_kind(model)] = [part for group in groups for part in _parts(group)]
+    return batches
+
+
+def _input_kind(model: Recognizer) -> tuple[int, bool, int]:
+    """Return what decides how crops become tensors."""
+    return model.settings.short_side, model.settings.grey, model.settings.along_stride
 
 
 def _parts(group: Group) -> Iterator[Group]:
@@ -161,17 +191,28 @@ def _parts(group: Group) -> Iterator[Group]:
 
 
 @torch.inference_mode()
-def _read_group(
-    models: Sequence[Recognizer], group: Group, candidates: int, accelerator: Accelerator
-) -> Iterator[tuple[int, Reading]]:
-    images = group.images.to(accelerator.device)
-    with accelerator.autocast():
-        lists = [model.candidates(images, candidates) for model in models]
-        unions = [_union(rows) for rows in zip(*lists, strict=True)]
-        scores = [model.score(images, unions) for model in models]
-    for i, key in enumerate(group.keys):
-        own = [rows[i][0][0] if rows[i] else "" for rows in lists]
-        yield int(key), Reading(unions[i], np.array([model_scores[i] for model_scores in scores]), own)
+def _candidates(
+    model: Recognizer, batches: list[Group], count: int, accelerator: Accelerator
+) -> dict[int, list[tuple[str, float]]]:
+    found: dict[int, list[tuple[str, float]]] = {}
+    for group in batches:
+        with accelerator.autocast():
+            rows = model.candidates(group.images.to(accelerator.device), count)
+        found.update(zip(map(int, group.keys), rows, strict=True))
+    return found
+
+
+@torch.inference_mode()
+def _scores(
+    model: Recognizer, batches: list[Group], unions: list[list[str]], accelerator: Accelerator
+) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for group in batches:
+        places = list(map(int, group.keys))
+        with accelerator.autocast():
+            rows = model.score(group.images.to(accelerator.device), [unions[place] for place in places])
+        found.update(zip(places, rows, strict=True))
+    return found
 
 
 def _union(rows: Sequence[list[tuple[str, float]]]) -> list[str]:
