@@ -22,6 +22,7 @@ class ModelSettings:
     short_side: int = 32
     along_stride: int = 8
     across_stride: int = 32
+    mixing_blocks: int = 0
     neck: str = "bilstm"
     hidden: int = 192
     decoder: str = "ctc"

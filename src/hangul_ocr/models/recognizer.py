@@ -44,6 +44,7 @@ class Recognizer(nn.Module):
             channels=1 if settings.grey else 3,
             along_stride=settings.along_stride,
             across_stride=settings.across_stride,
+            mixing_blocks=settings.mixing_blocks,
             pretrained=settings.pretrained,
             arguments=settings.backbone_args,
         )
