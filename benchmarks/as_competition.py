@@ -1,7 +1,7 @@
 """Arrange any labelled crops as a competition folder, to run the whole suite on them.
 
-LABELS is a CSV with ``img_path,text`` and paths relative to it. Rows are dealt to train and test at random (seeded); the
-test's labels go to ``answers/test_answers.csv``, which only the final score reads. Other columns stay in train.csv.
+LABELS is a CSV with ``img_path,text`` and paths relative to it. Rows are dealt to train and test at random (seeded);
+the test's labels go to ``answers/test_answers.csv``, which only the final score reads. Other columns stay in train.csv.
 
     python benchmarks/as_competition.py crops/labels.csv input/mine --test 0.4
     make run DATA=input/mine

@@ -5,7 +5,7 @@ validation crops, which the stream never shows: wide, tall and single ones apart
 preset ``quick``, joined by semicolons; ``vertical=rotate`` and ``vertical=relay`` change how tall crops are shown.
 
     python benchmarks/recipe.py --seconds 150 --variant base --variant classifier=dense --variant neck=none
-    python benchmarks/recipe.py --crops 50000 --seeds 0 1 2 --variant base --variant vertical=rotate --variant vertical=relay
+    python benchmarks/recipe.py --crops 50000 --seeds 0 1 2 --variant base --variant vertical=rotate
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ def models():
     return [
         Recognizer(ModelSettings(backbone="resnet10t", backbone_args=small, hidden=16), Alphabet("가나다ab")).eval(),
         Recognizer(
-            ModelSettings(backbone="resnet10t", backbone_args=small, hidden=16, grey=False, short_side=48, decoder="attention"),
+            ModelSettings(
+                backbone="resnet10t", backbone_args=small, hidden=16, grey=False, short_side=48, decoder="attention"
+            ),
             Alphabet("가나라 "),
         ).eval(),
     ]

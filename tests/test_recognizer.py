@@ -83,7 +83,10 @@ def tiny_set():
     torch.manual_seed(1)
     texts = ["가", "나다", "라 마", "abc", "나", "값", "aa", "다라마"]
     shapes = [(32, 64)] * 4 + [(64, 32)] * 4
-    return [(torch.randint(0, 255, (1, *shape, 1), dtype=torch.uint8), text) for shape, text in zip(shapes, texts, strict=True)]
+    return [
+        (torch.randint(0, 255, (1, *shape, 1), dtype=torch.uint8), text)
+        for shape, text in zip(shapes, texts, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("decoder", ["ctc", "attention"])
@@ -93,9 +96,7 @@ def test_both_decoders_learn_a_tiny_set_by_heart(decoder, classifier):
     alphabet = Alphabet("가나다라마값ab c")
     model = Recognizer(replace(TINY, decoder=decoder, classifier=classifier), alphabet)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    batches = [
-        (torch.cat([image for image, _ in part]), [text for _, text in part]) for part in (data[:4], data[4:])
-    ]
+    batches = [(torch.cat([image for image, _ in part]), [text for _, text in part]) for part in (data[:4], data[4:])]
     for _ in range(120):
         for images, texts in batches:
             frames = torch.full((len(texts), 8), -1)

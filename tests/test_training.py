@@ -48,7 +48,14 @@ def stage(folder, settings=STAGE, deadline=None, process=(0, 1), accelerator=Non
     torch.manual_seed(0)
     model = Recognizer(MODEL, ALPHABET)
     blocks = TrainingBlocks(
-        MODEL, ALPHABET, settings.crops_per_step, 7, real=Digits(), synthetic=Digits(), synthetic_share=0.34, process=process
+        MODEL,
+        ALPHABET,
+        settings.crops_per_step,
+        7,
+        real=Digits(),
+        synthetic=Digits(),
+        synthetic_share=0.34,
+        process=process,
     )
     groups = fixed_groups(Digits(), MODEL, ALPHABET)
     return Stage("test", model, blocks, groups, settings, folder, accelerator or make_accelerator("float32"), deadline)
@@ -169,7 +176,9 @@ def test_two_processes_train_one_model(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [__file__, str(tmp_path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=environment, stdin=subprocess.DEVNULL
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     world, sums = json.loads((tmp_path / "sums.json").read_text())
     assert world == 2

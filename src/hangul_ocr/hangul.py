@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 FIRST_SYLLABLE = 0xAC00
 N_INITIAL, N_MEDIAL, N_FINAL = 19, 21, 28
@@ -18,7 +19,7 @@ N_SYLLABLES = N_INITIAL * N_MEDIAL * N_FINAL
 
 INITIALS = tuple("ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅㅆㅇㅈㅉㅊㅋㅌㅍㅎ")
 MEDIALS = tuple("ㅏㅐㅑㅒㅓㅔㅕㅖㅗㅘㅙㅚㅛㅜㅝㅞㅟㅠㅡㅢㅣ")
-FINALS = ("",) + tuple("ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ")
+FINALS = ("", *"ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ")
 
 ASCII = string.digits + string.ascii_letters + string.punctuation
 PLACEHOLDERS = frozenset({"xx", "xxx"})
@@ -94,7 +95,7 @@ def is_placeholder(text: str) -> bool:
 class Alphabet:
     """The characters a recogniser can write, and the codec between strings and class numbers.
 
-    Class 0 is reserved (CTC's blank, the attention decoder's end); character ``i`` of ``characters`` is class ``i + 1``.
+    Class 0 is reserved (CTC's blank, the attention decoder's end); ``characters[i]`` is class ``i + 1``.
     """
 
     characters: str
@@ -139,4 +140,4 @@ class Alphabet:
 
 def ctc_steps_needed(classes: Sequence[int]) -> int:
     """Return how many time steps CTC needs to write ``classes``: one each, and a blank between equal neighbours."""
-    return len(classes) + sum(a == b for a, b in zip(classes, classes[1:], strict=False))
+    return len(classes) + sum(a == b for a, b in pairwise(classes))

@@ -21,8 +21,8 @@ class ModelSettings:
     grey: bool = True
     short_side: int = 32
     along_stride: int = 8
-    across_stride: int = 32
-    mixing_blocks: int = 0
+    across_stride: int = 8
+    mixing_blocks: int = 1
     neck: str = "bilstm"
     hidden: int = 192
     decoder: str = "ctc"
@@ -37,7 +37,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """One training stage. It ends after ``steps`` optimiser steps, or lands its schedule at ``seconds`` if that is sooner."""
+    """One training stage: it ends after ``steps``, or lands its schedule at ``seconds`` if that is sooner."""
 
     steps: int = 1000
     seconds: float | None = None
@@ -107,7 +107,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise HangulOcrError(f"model.{name} = {value!r} is unknown; choose one of {', '.join(allowed)}")
 
 
-THIN_RESNET = {"channels": [32, 64, 128, 256]}
+THIN_RESNET = {"channels": [32, 64, 128, 128], "stem_width": 16}
 
 PRESETS: dict[str, Settings] = {
     # Seconds: for tests, and to see every notebook run once. It learns nothing.
@@ -123,14 +123,16 @@ PRESETS: dict[str, Settings] = {
     # Two CPU cores and twenty minutes, without a GPU.
     "quick": Settings(
         preset="quick",
-        model=ModelSettings(backbone="resnet18", backbone_args=THIN_RESNET),
-        pretraining=TrainingSettings(steps=2500, seconds=600),
-        fine_tuning=TrainingSettings(steps=250, seconds=60, learning_rate=8e-4, synthetic_share=0.5, validate_every=50),
+        model=ModelSettings(backbone="resnet10t", backbone_args=THIN_RESNET),
+        pretraining=TrainingSettings(steps=4000, seconds=660, learning_rate=5e-3, validate_every=200),
+        fine_tuning=TrainingSettings(
+            steps=400, seconds=50, learning_rate=1.5e-3, synthetic_share=0.5, ema_decay=0.99, validate_every=80
+        ),
     ),
     # A T4 and about an hour.
     "colab": Settings(
         preset="colab",
-        model=ModelSettings(backbone="resnet18", hidden=256, grey=False, along_stride=4, short_side=48),
+        model=ModelSettings(backbone="resnet18", hidden=256, grey=False, short_side=48),
         pretraining=TrainingSettings(steps=12000, seconds=2400, crops_per_step=256, workers=2),
         fine_tuning=TrainingSettings(
             steps=2000, seconds=400, crops_per_step=256, learning_rate=8e-4, synthetic_share=0.3, workers=2
@@ -139,7 +141,7 @@ PRESETS: dict[str, Settings] = {
     # A large GPU with many cores to feed it.
     "full": Settings(
         preset="full",
-        model=ModelSettings(backbone="resnet34d", hidden=384, grey=False, along_stride=4, short_side=48),
+        model=ModelSettings(backbone="resnet34d", hidden=384, grey=False, short_side=48),
         pretraining=TrainingSettings(steps=60000, crops_per_step=512, workers=12, validate_every=1000, save_every=1000),
         fine_tuning=TrainingSettings(
             steps=8000, crops_per_step=512, learning_rate=6e-4, synthetic_share=0.3, workers=12, validate_every=500

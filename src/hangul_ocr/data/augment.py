@@ -7,7 +7,7 @@ import numpy as np
 
 
 def augment(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
-    """Return a changed copy of ``image`` (H, W, C) uint8. ``strength`` scales every change; 0 returns the crop as it is."""
+    """Return a changed copy of ``image`` (H, W, C) uint8; ``strength`` scales every change, 0 changes nothing."""
     if strength <= 0:
         return image
     if rng.random() < 0.7:

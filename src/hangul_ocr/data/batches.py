@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 import cv2
@@ -113,7 +114,7 @@ def _shape_of(crop: Crop, model: ModelSettings) -> tuple[int, int]:
 
 
 def equal_area_parts(crops: Sequence[Crop], model: ModelSettings, parts: int) -> list[list[Crop]]:
-    """Return ``crops`` in ``parts`` runs of similar ratio and equal area; none is empty while there are enough crops."""
+    """Return ``crops`` in at most ``parts`` runs of similar ratio and equal area, none of them empty."""
     ordered = sorted(crops, key=lambda crop: max(_shape_of(crop, model)))
     areas = np.cumsum([max(_shape_of(crop, model)) for crop in ordered], dtype=np.float64)
     cuts = np.searchsorted(areas, areas[-1] * np.arange(1, parts) / parts) if ordered else []
@@ -145,7 +146,7 @@ def frame_labels(classes: Sequence[int], places: Sequence[float], steps: int) ->
     positions = np.asarray(places, dtype=np.float64) * steps
     cells = np.clip(positions.astype(int), 0, steps - 1)
     gaps = np.diff(cells)
-    same = np.array([a == b for a, b in zip(classes, classes[1:], strict=False)], dtype=bool)
+    same = np.array([a == b for a, b in pairwise(classes)], dtype=bool)
     if len(cells) != len(classes) or (gaps < 1).any() or (gaps[same] < 2).any():
         return labels
     distance = np.abs(np.arange(steps)[:, None] + 0.5 - positions[None, :]).min(axis=1)

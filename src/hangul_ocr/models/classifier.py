@@ -11,7 +11,7 @@ N_JAMO = N_INITIAL + N_MEDIAL + N_FINAL
 
 
 def jamo_membership(alphabet: Alphabet) -> Tensor:
-    """Return (classes, 68): a one for each of a syllable's initial, medial and final; other classes have a row of zeros."""
+    """Return (classes, 68): ones at a syllable's initial, medial and final; a row of zeros for any other class."""
     membership = torch.zeros(len(alphabet), N_JAMO)
     for index, initial, medial, final in alphabet.jamo_classes():
         membership[index, [initial, N_INITIAL + medial, N_INITIAL + N_MEDIAL + final]] = 1.0

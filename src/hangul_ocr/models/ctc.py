@@ -33,7 +33,7 @@ class CTCDecoder(nn.Module):
     def loss(self, features: Tensor, targets: Sequence[Sequence[int]], frames: Tensor, alignment: float) -> Tensor:
         """Return the loss of each crop (N,).
 
-        ``frames`` (N, T) holds the class that each time step shows where a renderer knew it, and ``UNKNOWN_CLASS`` elsewhere;
+        ``frames`` (N, T) holds the class that each time step shows where a renderer knew it, else ``UNKNOWN_CLASS``;
         its cross-entropy, times ``alignment``, is added: it ends CTC's long plateau of blanks at once.
         """
         log_probabilities = self.log_probabilities(features)
@@ -93,7 +93,7 @@ def collapse(path: Sequence[int]) -> list[int]:
 def prefix_beam(log_probabilities: np.ndarray, count: int, width: int = 16) -> list[tuple[list[int], float]]:
     """Return up to ``count`` strings of one crop with their log probabilities, best first.
 
-    ``log_probabilities`` is (T, classes). Each step keeps ``width`` prefixes and looks at its ``width`` likeliest classes.
+    ``log_probabilities`` is (T, classes). Each step keeps ``width`` prefixes and looks at as many classes.
     """
     beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, NEGATIVE)}
     for row in log_probabilities:

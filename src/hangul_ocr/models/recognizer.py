@@ -83,9 +83,7 @@ class Recognizer(nn.Module):
         texts = [text for group in strings for text in group]
         encoded = [[] if self.alphabet.missing(text) else self.alphabet.encode(text) for text in texts]
         scores = self.decoder.score(features[rows], encoded).tolist()
-        values = iter(
-            float("-inf") if self.alphabet.missing(t) else s for t, s in zip(texts, scores, strict=True)
-        )
+        values = iter(float("-inf") if self.alphabet.missing(t) else s for t, s in zip(texts, scores, strict=True))
         return [[next(values) for _ in group] for group in strings]
 
 

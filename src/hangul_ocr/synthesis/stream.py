@@ -13,6 +13,8 @@ from hangul_ocr.synthesis.renderer import Renderer, Style
 
 # Training squeezes every crop to the network's short side, so larger ones would only cost time.
 SHORT_SIDE = (28, 44)
+# Text that runs down is learnt more slowly than its share of the crops would allow.
+TALL_SHARE = 0.25
 VALIDATION_START = 1 << 40
 
 
@@ -39,7 +41,8 @@ def synthetic_sources(
     Beside a sample competition the stream leaves out the test's words and font family (``training_stream_sources``).
     """
     faces, words = training_stream_sources(competition, seed)
-    stream = Renderer(faces, words, Style.signs(short_side), seed)
+    style = replace(Style.signs(short_side), vertical=TALL_SHARE)
+    stream = Renderer(faces, words, style, seed)
     # As the competition words its labels: no share of random syllables.
     held_out = Renderer(faces, replace(words, random_share=0.0, ascii_share=0.0), Style.signs(), seed)
     return SyntheticCrops(stream), SyntheticCrops(held_out, VALIDATION_START, validation)

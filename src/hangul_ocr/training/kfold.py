@@ -80,7 +80,9 @@ def _require_same(folder: Path, settings: Settings, alphabet: Alphabet) -> None:
     if run.settings != settings:
         ours, theirs = json.loads(settings.to_json()), json.loads(run.settings.to_json())
         differing = ", ".join(_differences(ours, theirs)[:4])
-        raise HangulOcrError(f"{folder}: made with other settings ({differing}); name another run, or delete the folder")
+        raise HangulOcrError(
+            f"{folder}: made with other settings ({differing}); name another run, or delete the folder"
+        )
     if run.alphabet != alphabet:
         raise HangulOcrError(f"{folder}: made with another alphabet; name another run, or delete the folder")
 
@@ -96,9 +98,7 @@ def _differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
     return names
 
 
-def pretrain(
-    run: Run, synthetic: CropSource, validation: CropSource, deadline: float | None = None
-) -> StageResult:
+def pretrain(run: Run, synthetic: CropSource, validation: CropSource, deadline: float | None = None) -> StageResult:
     """Train the run's network on streamed synthetic crops; ``validation`` are crops that the stream never shows."""
     settings = run.settings
     model = _fresh_model(run)
@@ -182,7 +182,9 @@ def load_folds_models(run: Run) -> list[Recognizer]:
 
 def learning_history(run: Run, names: Sequence[str] | None = None) -> pd.DataFrame:
     """Return the ``metrics.csv`` of all stages in one table, with a column ``stage``."""
-    folders = [run.folder / name for name in names] if names else sorted(p.parent for p in run.folder.glob("*/metrics.csv"))
+    folders = (
+        [run.folder / name for name in names] if names else sorted(p.parent for p in run.folder.glob("*/metrics.csv"))
+    )
     tables = [pd.read_csv(folder / "metrics.csv").assign(stage=folder.name) for folder in folders]
     if not tables:
         raise HangulOcrError(f"{run.folder}: no metrics yet; train first")

@@ -29,7 +29,7 @@ from hangul_ocr.settings import TrainingSettings
 from hangul_ocr.workspace import ACCELERATE_PRECISION, pick_device, pick_number_type
 
 # Batches come in many shapes, and oneDNN compiles each anew unless it may remember them all: half of a CPU's time.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "20000")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 LAST, BEST, METRICS = Path("last") / "state.safetensors", "best.safetensors", "metrics.csv"
 
@@ -92,8 +92,10 @@ class Stage:
     def run(self) -> StageResult:
         """Train from the last checkpoint, or from the start, to the end or to the deadline."""
         self._resume()
+        if self._done():
+            return StageResult(True, self.progress, self.folder / BEST)
         started, before = time.monotonic(), self.progress.seconds
-        finished = self._done()
+        finished = False
         with self._bar() as bar:
             for block in self._blocks():
                 for groups in block:
@@ -101,6 +103,7 @@ class Stage:
                     self.progress.step += 1
                     self.progress.seconds = before + time.monotonic() - started
                     self._report(bar, loss)
+                self.progress.block += 1
                 finished = self._done()
                 self._keep(finished, len(block))
                 if finished or (self.deadline is not None and time.monotonic() > self.deadline):
@@ -115,7 +118,7 @@ class Stage:
         return min(1.0, max(by_steps, by_clock))
 
     def _done(self) -> bool:
-        return self._landing() >= 1.0
+        return self.progress.block >= self._last_block() or self._landing() >= 1.0
 
     def _blocks(self) -> Iterator[list[list[Group]]]:
         numbers = range(self.progress.block, self._last_block())
@@ -133,7 +136,7 @@ class Stage:
         )
 
     def _optimise(self, groups: list[Group]) -> float:
-        """Take one optimiser step over all groups; return the mean loss of a crop. A step that is not finite is skipped."""
+        """Take one step over all groups (none if it is not finite) and return the mean loss of a crop."""
         for entry in self.optimizer.param_groups:
             entry["lr"] = self.settings.learning_rate * one_cycle(self._landing(), self.settings.warmup)
         self.recognizer.train()
@@ -166,7 +169,6 @@ class Stage:
 
     def _keep(self, finished: bool, steps: int) -> None:
         """Close a block: validate and save where a multiple of the settings' intervals lay in its ``steps``."""
-        self.progress.block += 1
         step = self.progress.step
         if finished or step % self.settings.validate_every < steps:
             self._validate()
@@ -199,7 +201,9 @@ class Stage:
 
     def _bar(self) -> tqdm:
         hidden = not self.accelerator.is_main_process
-        return tqdm(total=self.settings.steps, initial=self.progress.step, desc=self.name, disable=hidden, mininterval=1)
+        return tqdm(
+            total=self.settings.steps, initial=self.progress.step, desc=self.name, disable=hidden, mininterval=1
+        )
 
     def _report(self, bar: tqdm, loss: float) -> None:
         mean = getattr(self, "_mean_loss", loss)
@@ -237,9 +241,7 @@ class Stage:
 
 
 @torch.no_grad()
-def read_groups(
-    model: Recognizer, groups: list[Group], accelerator: Accelerator
-) -> tuple[list[str], list[str], float]:
+def read_groups(model: Recognizer, groups: list[Group], accelerator: Accelerator) -> tuple[list[str], list[str], float]:
     """Return the labels, greedy predictions and mean loss of ``groups``, read in evaluation mode."""
     model.eval()
     texts: list[str] = []
