@@ -31,8 +31,8 @@ from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import ModelSettings, Settings, TrainingSettings, preset
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.synthesis.stream import synthetic_sources
-from hangul_ocr.training.loop import Stage, make_accelerator, read_groups
-from hangul_ocr.workspace import describe_device, seed_everything
+from hangul_ocr.training.loop import Stage, read_groups
+from hangul_ocr.workspace import describe_device, make_accelerator, seed_everything
 
 
 def rotated(crop: Crop) -> Crop:

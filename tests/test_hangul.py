@@ -64,10 +64,16 @@ def test_alphabet_names_what_it_cannot_write():
         alphabet.encode("다")
 
 
-@pytest.mark.parametrize("characters", ["가가", unicodedata.normalize("NFD", "가")])
+@pytest.mark.parametrize("characters", ["가가", "\N{ANGSTROM SIGN}"])
 def test_broken_alphabets_are_refused(characters):
     with pytest.raises(ValueError, match="alphabet must"):
         Alphabet(characters)
+
+
+def test_lone_conjoining_jamo_in_labels_are_characters():
+    alphabet = Alphabet.for_texts(["\u1100", "\u1161"])
+    assert not alphabet.missing("\u1100")
+    assert not alphabet.missing("\u1161")
 
 
 def test_jaso_units_know_their_slot():

@@ -19,7 +19,8 @@ from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.models.checkpoint import initialise_from, load_model, load_tensors, require_alphabet, save_model
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import ModelSettings, TrainingSettings
-from hangul_ocr.training.loop import LAST, Stage, make_accelerator, one_cycle
+from hangul_ocr.training.loop import LAST, Stage, one_cycle
+from hangul_ocr.workspace import make_accelerator
 
 MODEL = ModelSettings(backbone="resnet10t", backbone_args={"channels": (8, 8, 16, 16)}, hidden=16)
 STAGE = TrainingSettings(
@@ -151,6 +152,19 @@ def test_processes_share_a_block_without_overlap_and_take_as_many_steps():
     assert len(shares[0]) == len(shares[1]) == len(whole) == STEPS_PER_BLOCK
 
 
+class OneLong(Digits):
+    """Digits, but one crop is as wide as all the others together."""
+
+    def crop(self, index, rng):
+        crop = super().crop(index, rng)
+        return replace(crop, image=cv2.resize(crop.image, (512, 32))) if index == 0 else crop
+
+
+def test_a_block_has_all_its_steps_even_if_one_crop_is_very_long():
+    for process in ((0, 2), (1, 2)):
+        assert len(TrainingBlocks(MODEL, ALPHABET, 3, 0, real=OneLong(), process=process)[0]) == STEPS_PER_BLOCK
+
+
 def test_every_group_has_one_shape_in_one_direction():
     for step in TrainingBlocks(MODEL, ALPHABET, 8, 0, real=Digits())[0]:
         for group in step:
@@ -214,6 +228,19 @@ def test_files_that_are_no_checkpoint_are_named_and_never_unpickled(tmp_path, co
     path.write_bytes(content)
     with pytest.raises(HangulOcrError, match=r"bad\.safetensors: not a safetensors file"):
         load_model(path)
+
+
+def test_a_training_state_is_not_taken_for_weights(tmp_path):
+    stage(tmp_path).run()
+    with pytest.raises(HangulOcrError, match=r"name the best\.safetensors"):
+        load_model(tmp_path / LAST)
+
+
+def test_a_permuted_alphabet_is_another_alphabet(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_model(path, Recognizer(MODEL, Alphabet("가나b")))
+    with pytest.raises(HangulOcrError, match="another order"):
+        require_alphabet(path, Alphabet("나가b"))
 
 
 def test_a_checkpoint_cut_short_is_not_taken_for_whole(tmp_path):

@@ -114,12 +114,16 @@ def test_the_trial_convolution_runs_on_the_cpu():
 def test_number_type_follows_the_compute_capability(monkeypatch, capability, number_type, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     assert workspace.pick_number_type("cuda:0") == number_type
-    assert workspace.number_type_for("cuda") == precision
+    assert workspace.ACCELERATE_PRECISION[number_type] == precision
 
 
 def test_cpu_computes_in_float32():
     assert workspace.pick_number_type("cpu") == "float32"
-    assert workspace.number_type_for("cpu") == "no"
+
+
+def test_a_process_may_use_one_number_type_after_another():
+    assert workspace.make_accelerator("bfloat16").mixed_precision == "bf16"
+    assert workspace.make_accelerator("float32").mixed_precision == "no"
 
 
 def test_same_seed_same_draws():

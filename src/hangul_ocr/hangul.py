@@ -103,7 +103,7 @@ class Alphabet:
     def __post_init__(self) -> None:
         if len(set(self.characters)) != len(self.characters):
             raise ValueError("an alphabet must not repeat a character")
-        if normalise(self.characters) != self.characters:
+        if any(normalise(character) != character for character in self.characters):
             raise ValueError("an alphabet must be in NFC")
 
     @classmethod

@@ -19,7 +19,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 COLAB_CONTENT = Path("/content")
@@ -165,7 +168,7 @@ def _try_one_convolution(device: str) -> None:
 def pick_number_type(device: str | None = None) -> str:
     """Return ``"bfloat16"``, ``"float16"`` (needs a gradient scaler) or ``"float32"``: what runs fast on ``device``.
 
-    The default is the picked device. :func:`number_type_for` says the same in accelerate's words.
+    The default is the picked device.
     """
     import torch
 
@@ -175,9 +178,15 @@ def pick_number_type(device: str | None = None) -> str:
     return "bfloat16" if capability >= BFLOAT16_CAPABILITY else "float16"
 
 
-def number_type_for(device: str | None = None) -> str:
-    """Return ``"bf16"``, ``"fp16"`` or ``"no"`` for ``accelerate.Accelerator(mixed_precision=...)``."""
-    return ACCELERATE_PRECISION[pick_number_type(device)]
+def make_accelerator(number_type: str = "auto") -> Accelerator:
+    """Return an accelerator for this machine; ``auto`` takes the number type that the device truly runs fast."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    chosen = pick_number_type() if number_type == "auto" else number_type
+    # Accelerate keeps the first number type of a process for good: a notebook may train and read in different ones.
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=ACCELERATE_PRECISION[chosen], cpu=pick_device() == "cpu")
 
 
 def describe_device() -> str:

@@ -114,12 +114,15 @@ def _shape_of(crop: Crop, model: ModelSettings) -> tuple[int, int]:
 
 
 def equal_area_parts(crops: Sequence[Crop], model: ModelSettings, parts: int) -> list[list[Crop]]:
-    """Return ``crops`` in at most ``parts`` runs of similar ratio and equal area, none of them empty."""
+    """Return ``crops`` in ``parts`` runs of similar ratio and equal area, none empty (fewer runs for fewer crops)."""
+    parts = min(parts, len(crops))
     ordered = sorted(crops, key=lambda crop: max(_shape_of(crop, model)))
-    areas = np.cumsum([max(_shape_of(crop, model)) for crop in ordered], dtype=np.float64)
-    cuts = np.searchsorted(areas, areas[-1] * np.arange(1, parts) / parts) if ordered else []
-    runs = [list(run) for run in np.split(np.array([*ordered, None], dtype=object)[:-1], cuts)]
-    return [run for run in runs if run]
+    areas = np.cumsum([max(_shape_of(crop, model)) for crop in ordered])
+    cuts = [0]
+    for part in range(1, parts):
+        cut = int(np.searchsorted(areas, areas[-1] * part / parts))
+        cuts.append(min(max(cut, cuts[-1] + 1), len(ordered) - parts + part))
+    return [ordered[start:end] for start, end in pairwise([*cuts, len(ordered)])]
 
 
 def _group(shape: tuple[int, int], crops: list[Crop], model: ModelSettings, alphabet: Alphabet) -> Group:
@@ -231,10 +234,11 @@ def fixed_groups(
     """Return all crops of a source in groups of at most ``largest``, for validation (a set that fits in memory)."""
     crops = [source.crop(i, np.random.default_rng([seed, i])) for i in range(len(source))]
     by_shape = make_groups(crops, model, alphabet)
-    return [part for group in by_shape for part in _split(group, largest)]
+    return [part for group in by_shape for part in split_group(group, largest)]
 
 
-def _split(group: Group, largest: int) -> list[Group]:
+def split_group(group: Group, largest: int) -> list[Group]:
+    """Return a group's crops in groups of at most ``largest``."""
     cuts = range(0, len(group.texts), largest)
     return [
         Group(

@@ -15,14 +15,14 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from hangul_ocr.data.batches import Crop, CropSource, Group, make_groups
+from hangul_ocr.data.batches import Crop, CropSource, Group, make_groups, split_group
 from hangul_ocr.data.dacon import ImageFiles
 from hangul_ocr.data.images import SUFFIXES, UnreadableImage, decode_image
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.inference.ensemble import Reading, combine
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.workspace import atomic_write_text, pick_device
+from hangul_ocr.workspace import atomic_write_text, make_accelerator
 
 CHUNK = 512
 LARGEST_BATCH = 128
@@ -130,7 +130,7 @@ def read_crops(
 ) -> list[Reading]:
     """Return a :class:`Reading` for each crop of ``source``, in its order: the union of the models' N-best strings,
     scored by every model."""
-    accelerator = accelerator or Accelerator(cpu=pick_device() == "cpu")
+    accelerator = accelerator or make_accelerator()
     models = [model.to(accelerator.device).eval() for model in models]
     readings: list[Reading] = []
     with tqdm(total=len(source), desc=progress, mininterval=1) as bar:
@@ -175,19 +175,13 @@ def _batches(models: Sequence[Recognizer], crops: list[Crop]) -> dict[tuple, lis
     for model in models:
         if _input_kind(model) not in batches:
             groups = make_groups(crops, model.settings, model.alphabet)
-            batches[_input_kind(model)] = [part for group in groups for part in _parts(group)]
+            batches[_input_kind(model)] = [part for group in groups for part in split_group(group, LARGEST_BATCH)]
     return batches
 
 
 def _input_kind(model: Recognizer) -> tuple[int, bool, int]:
     """Return what decides how crops become tensors."""
     return model.settings.short_side, model.settings.grey, model.settings.along_stride
-
-
-def _parts(group: Group) -> Iterator[Group]:
-    for i in range(0, len(group.keys), LARGEST_BATCH):
-        cut = slice(i, i + LARGEST_BATCH)
-        yield Group(group.images[cut], group.keys[cut], group.texts[cut], group.targets[cut], group.frames[cut])
 
 
 @torch.inference_mode()

@@ -82,11 +82,18 @@ def save_model(path: Path, model: Recognizer, facts: dict[str, Any] | None = Non
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Recognizer:
     """Rebuild the recogniser of a file by :func:`save_model`, in evaluation mode."""
-    tensors, header = load_tensors(path)
+    tensors, header = _load_weights(path)
     settings = dataclasses.replace(ModelSettings(**header["model"]), pretrained=False)
     model = Recognizer(settings, Alphabet(header["alphabet"]))
     _load_strictly(model, tensors, path)
     return model.to(device).eval()
+
+
+def _load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, header = load_tensors(path)
+    if not {"model", "alphabet"} <= set(header):
+        raise HangulOcrError(f"{path}: a training state, not weights; name the best.safetensors beside it")
+    return tensors, header
 
 
 def initialise_from(model: Recognizer, path: Path) -> dict[str, int]:
@@ -95,7 +102,7 @@ def initialise_from(model: Recognizer, path: Path) -> dict[str, int]:
     Returns how many tensors were taken and how many characters were carried over. Raises ``HangulOcrError`` if the
     networks differ in anything but the alphabet.
     """
-    tensors, header = load_tensors(path)
+    tensors, header = _load_weights(path)
     theirs, ours = Alphabet(header["alphabet"]), model.alphabet
     shared = [(ours.encode(c)[0], theirs.encode(c)[0]) for c in ours.characters if not theirs.missing(c)]
     state = model.state_dict()
@@ -126,11 +133,11 @@ def _fitted(
 
 def require_alphabet(path: Path, alphabet: Alphabet) -> None:
     """Raise ``HangulOcrError`` if the checkpoint's alphabet is not ``alphabet``."""
-    theirs = set(read_header(path)["alphabet"])
-    ours = set(alphabet.characters)
-    if theirs != ours:
+    theirs = read_header(path).get("alphabet", "")
+    more, fewer = set(theirs) - set(alphabet.characters), set(alphabet.characters) - set(theirs)
+    if theirs != alphabet.characters:
         raise HangulOcrError(
-            f"{path}: its alphabet differs ({len(theirs - ours)} characters more, {len(ours - theirs)} fewer); "
+            f"{path}: its alphabet differs ({len(more)} characters more, {len(fewer)} fewer, or in another order); "
             "start a new run with --init-from, which carries the shared characters over"
         )
 

@@ -14,6 +14,8 @@ from hangul_ocr.models.classifier import make_classifier
 from hangul_ocr.models.ctc import CTCDecoder
 from hangul_ocr.settings import ModelSettings
 
+SCORED_TOGETHER = 256  # strings; each costs time steps x classes of memory
+
 
 class SequenceModel(nn.Module):
     """Normalises the backbone's features and, if asked, reads them in both directions with an LSTM."""
@@ -82,7 +84,10 @@ class Recognizer(nn.Module):
         rows = [i for i, group in enumerate(strings) for _ in group]
         texts = [text for group in strings for text in group]
         encoded = [[] if self.alphabet.missing(text) else self.alphabet.encode(text) for text in texts]
-        scores = self.decoder.score(features[rows], encoded).tolist()
+        scores: list[float] = []
+        for start in range(0, len(rows), SCORED_TOGETHER):
+            part = slice(start, start + SCORED_TOGETHER)
+            scores += self.decoder.score(features[rows[part]], encoded[part]).tolist()
         values = iter(float("-inf") if self.alphabet.missing(t) else s for t, s in zip(texts, scores, strict=True))
         return [[next(values) for _ in group] for group in strings]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +19,14 @@ from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.models.checkpoint import initialise_from, load_model, require_alphabet
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import Settings, TrainingSettings, load_settings
-from hangul_ocr.training.loop import Stage, StageResult, make_accelerator
-from hangul_ocr.workspace import atomic_write_json, atomic_write_text, environment_record, seed_everything
+from hangul_ocr.training.loop import LAST, Stage, StageResult
+from hangul_ocr.workspace import (
+    atomic_write_json,
+    atomic_write_text,
+    environment_record,
+    make_accelerator,
+    seed_everything,
+)
 
 SETTINGS, ALPHABET, ENVIRONMENT = "settings.json", "alphabet.json", "environment.json"
 
@@ -101,7 +107,7 @@ def _differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
 def pretrain(run: Run, synthetic: CropSource, validation: CropSource, deadline: float | None = None) -> StageResult:
     """Train the run's network on streamed synthetic crops; ``validation`` are crops that the stream never shows."""
     settings = run.settings
-    model = _fresh_model(run)
+    model = _fresh_model(run, "pretraining")
     blocks = _blocks(run, settings.pretraining, seed=settings.seed, synthetic=synthetic)
     return _run_stage("pretraining", run, model, blocks, validation, settings.pretraining, "pretraining", deadline)
 
@@ -117,7 +123,7 @@ def train_fold(
 ) -> StageResult:
     """Fine-tune on all folds but ``fold``, validating on it, from ``init_from`` (or from nothing if that is None)."""
     settings = run.settings
-    model = _fresh_model(run)
+    model = _fresh_model(run, f"fold{fold}", init_from)
     if init_from is not None:
         initialise_from(model, init_from)
     own, others = fold_rows(reader, folds, fold)
@@ -138,9 +144,14 @@ def fold_rows(reader: LmdbReader, folds: pd.DataFrame, fold: int) -> tuple[list[
     return own, others
 
 
-def _fresh_model(run: Run) -> Recognizer:
+def _fresh_model(run: Run, folder: str, init_from: Path | None = None) -> Recognizer:
+    """Build the network; pretrained backbone weights are fetched only where nothing else will replace them."""
     seed_everything(run.settings.seed)
-    return Recognizer(run.settings.model, run.alphabet)
+    replaced = init_from is not None or (run.folder / folder / LAST).is_file()
+    settings = replace(run.settings.model, pretrained=run.settings.model.pretrained and not replaced)
+    model = Recognizer(settings, run.alphabet)
+    model.settings = run.settings.model
+    return model
 
 
 def _blocks(run: Run, stage: TrainingSettings, seed: int, **sources: CropSource | None) -> TrainingBlocks:

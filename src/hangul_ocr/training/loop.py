@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
@@ -23,10 +24,9 @@ from hangul_ocr.data.batches import STEPS_PER_BLOCK, Group, TrainingBlocks
 from hangul_ocr.data.tables import write_table
 from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.hangul import HangulOcrError
-from hangul_ocr.models.checkpoint import load_tensors, save_model, save_tensors
+from hangul_ocr.models.checkpoint import load_tensors, require_alphabet, save_model, save_tensors
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import TrainingSettings
-from hangul_ocr.workspace import ACCELERATE_PRECISION, pick_device, pick_number_type
 
 # Batches come in many shapes, and oneDNN compiles each anew unless it may remember them all: half of a CPU's time.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
@@ -95,21 +95,29 @@ class Stage:
         if self._done():
             return StageResult(True, self.progress, self.folder / BEST)
         started, before = time.monotonic(), self.progress.seconds
-        finished = False
+        finished = stop = False
         with self._bar() as bar:
             for block in self._blocks():
                 for groups in block:
                     loss = self._optimise(groups)
                     self.progress.step += 1
-                    self.progress.seconds = before + time.monotonic() - started
                     self._report(bar, loss)
                 self.progress.block += 1
+                stop = self._read_clock(before - started)
                 finished = self._done()
                 self._keep(finished, len(block))
-                if finished or (self.deadline is not None and time.monotonic() > self.deadline):
+                if finished or stop:
                     break
         self._save_last()
         return StageResult(finished, self.progress, self.folder / BEST)
+
+    def _read_clock(self, offset: float) -> bool:
+        """Set the seconds so far and tell whether the deadline has passed: process 0's clock counts for all."""
+        now = time.monotonic()
+        late = self.deadline is not None and now > self.deadline
+        clock = torch.tensor([now + offset, float(late)], device=self.accelerator.device)
+        self.progress.seconds, late = broadcast(clock).tolist()
+        return bool(late)
 
     def _landing(self) -> float:
         """Return how much of the stage is over, 0..1, by steps or by the clock, whichever is further."""
@@ -144,8 +152,11 @@ class Stage:
         total = sum(self._backward(group, crops, last=group is groups[-1]) for group in groups)
         self.progress.unwritable += sum(group.unwritable for group in groups)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        if math.isfinite(total) and (norm is None or bool(torch.isfinite(torch.as_tensor(norm)))):
+        fine = math.isfinite(total) and bool(torch.isfinite(torch.as_tensor(norm)))
+        # A gradient scaler (float16) must see every step: it skips a bad one itself, and lowers its scale.
+        if fine or self.accelerator.scaler is not None:
             self.optimizer.step()
+        if fine:
             self.ema.update(self.recognizer, step=self.progress.step)
         else:
             self.progress.skipped_steps += 1
@@ -190,6 +201,8 @@ class Stage:
             "train_loss": getattr(self, "_mean_loss", float("nan")),
             "valid_loss": loss,
             "valid_accuracy": accuracy,
+            "skipped_steps": self.progress.skipped_steps,
+            "unwritable_labels": self.progress.unwritable,
         }
         self.progress.history.append(row)
         if not self.accelerator.is_main_process:
@@ -220,6 +233,9 @@ class Stage:
         tensors |= _optimizer_tensors(self.optimizer)
         tensors["random_state"] = torch.get_rng_state()
         header = {"progress": vars(self.progress), "mean_loss": getattr(self, "_mean_loss", None)}
+        header["alphabet"] = self.recognizer.alphabet.characters
+        if self.accelerator.scaler is not None:
+            header["scaler"] = self.accelerator.scaler.state_dict()
         save_tensors(self.folder / LAST, tensors, header)
 
     def _resume(self) -> None:
@@ -228,6 +244,7 @@ class Stage:
             return
         tensors, header = load_tensors(path)
         try:
+            require_alphabet(path, self.recognizer.alphabet)
             self.recognizer.load_state_dict(_below("model.", tensors))
             self.ema.module.load_state_dict(_below("ema.", tensors))
         except RuntimeError:
@@ -237,6 +254,8 @@ class Stage:
         self.progress = Progress(**header["progress"])
         if header["mean_loss"] is not None:
             self._mean_loss = header["mean_loss"]
+        if self.accelerator.scaler is not None and "scaler" in header:
+            self.accelerator.scaler.load_state_dict(header["scaler"])
         self.optimizer.zero_grad(set_to_none=True)
 
 
@@ -256,12 +275,6 @@ def read_groups(model: Recognizer, groups: list[Group], accelerator: Accelerator
         texts += group.texts
         predictions += [model.alphabet.decode(classes) for classes, _ in found]
     return texts, predictions, total / max(1, len(texts))
-
-
-def make_accelerator(number_type: str = "auto") -> Accelerator:
-    """Return an accelerator for this machine; ``auto`` takes the number type that the device truly runs fast."""
-    chosen = pick_number_type() if number_type == "auto" else number_type
-    return Accelerator(mixed_precision=ACCELERATE_PRECISION[chosen], cpu=pick_device() == "cpu")
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
