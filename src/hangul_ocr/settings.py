@@ -124,9 +124,9 @@ PRESETS: dict[str, Settings] = {
     "quick": Settings(
         preset="quick",
         model=ModelSettings(backbone="resnet10t", backbone_args=THIN_RESNET),
-        pretraining=TrainingSettings(steps=4000, seconds=660, learning_rate=5e-3, validate_every=200),
+        pretraining=TrainingSettings(steps=4000, seconds=760, learning_rate=5e-3, validate_every=200),
         fine_tuning=TrainingSettings(
-            steps=400, seconds=50, learning_rate=1.5e-3, synthetic_share=0.5, ema_decay=0.99, validate_every=80
+            steps=400, seconds=60, learning_rate=1.5e-3, synthetic_share=0.5, ema_decay=0.99, validate_every=80
         ),
     ),
     # A T4 and about an hour.

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 # The long side of a batch in short sides; finer where most words are.
 RATIOS = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 16)
-TALL = 1.3
+# From this height to width on, text is taken to run down: two syllables one above the other begin at about 1.1.
+TALL = 1.1
 STEPS_PER_BLOCK = 8
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hangul_ocr.evaluation.errors import JamoConfusions, character_counts, shape_of
 from hangul_ocr.evaluation.metrics import wilson_interval
@@ -143,7 +144,8 @@ def order_effects(shares: pd.DataFrame) -> Figure:
     percent_axis(ax.yaxis)
     number_axis(ax.xaxis)
     ax.legend(loc="upper left", ncols=shares.shape[1])
-    ax.set_ylim(top=1.3 * ax.get_ylim()[1])
+    ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick <= 1])
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
     drifts = (shares.max() - shares.min()).sort_values(ascending=False)
     headline(figure, f"Along the file, rows {drifts.index[0]} vary by {100 * drifts.iloc[0]:.0f} points")
     return figure
@@ -409,6 +411,7 @@ def _finish_loss(ax: Any, across: str) -> None:
 def _finish_accuracy(ax: Any, across: str, tables: Mapping[Hashable, pd.DataFrame]) -> None:
     if not ax.lines:
         return sentence_axes(ax, "No validation accuracy was recorded.")
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     ax.set(xlabel=_across_name(across), ylabel="validation accuracy", ylim=(0, 1.02))
     number_axis(ax.xaxis)
     percent_axis(ax.yaxis)

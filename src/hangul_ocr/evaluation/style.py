@@ -178,7 +178,7 @@ def number_axis(axis: Any) -> None:
 
 def count_axis(axis: Any) -> None:
     """Label an axis of whole numbers."""
-    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     number_axis(axis)
 
 
