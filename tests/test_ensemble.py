@@ -7,7 +7,7 @@ import torch
 
 from hangul_ocr.data.batches import Crop
 from hangul_ocr.hangul import Alphabet
-from hangul_ocr.inference.ensemble import Reading, agreement, combine, most_confident, vote
+from hangul_ocr.inference.ensemble import Reading, combine, most_confident, vote
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import ModelSettings
@@ -38,11 +38,6 @@ def test_vote_and_its_tie_break():
     tie = Reading(["가", "나"], np.log([[0.6, 0.1], [0.2, 0.7]]), ["가", "나"])
     assert vote(tie) == "나"
     assert most_confident(tie) == "나"
-
-
-def test_agreement():
-    same = Reading(["가"], np.zeros((2, 1)), ["가", "가"])
-    assert agreement([THREE, same]) == 0.5
 
 
 class Noise:

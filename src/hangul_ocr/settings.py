@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import types
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hangul_ocr.hangul import HangulOcrError
+
+NUMBER_TYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,14 @@ class ModelSettings:
     max_length: int = 25
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _one_of("neck", self.neck, ("bilstm", "none"))
         _one_of("decoder", self.decoder, ("ctc", "attention"))
         _one_of("classifier", self.classifier, ("compositional", "dense"))
+        _at_least(self, 1, "short_side", "along_stride", "across_stride", "hidden", "max_length")
+        _at_least(self, 0, "mixing_blocks")
+        if self.short_side % (2 * self.along_stride):
+            _refuse("short_side", self.short_side, f"a multiple of {2 * self.along_stride}, twice along_stride")
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,21 @@ class TrainingSettings:
     workers: int = 1
     number_type: str = "auto"
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _one_of("number_type", self.number_type, NUMBER_TYPES)
+        _at_least(self, 1, "steps", "crops_per_step", "validate_every", "save_every")
+        _at_least(self, 0, "workers", "weight_decay", "alignment_weight", "augment")
+        for name in ("seconds", "learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                _refuse(name, value, "above 0")
+        for name in ("warmup", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                _refuse(name, getattr(self, name), "from 0 to below 1")
+        if not 0 <= self.synthetic_share <= 1:
+            _refuse("synthetic_share", self.synthetic_share, "from 0 to 1")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -69,30 +94,65 @@ class Settings:
     candidates: int = 5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _at_least(self, 2, "folds")
+        _at_least(self, 1, "trained_folds", "candidates")
+        if self.trained_folds > self.folds:
+            _refuse("trained_folds", self.trained_folds, f"at most the number of folds, {self.folds}")
+        if not 0 <= self.seed < 2**32:
+            _refuse("seed", self.seed, "from 0 to 4294967295")
+
     def to_json(self) -> str:
         """Return the settings as indented JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
-        """Rebuild settings from :meth:`to_json`'s dictionary. Raises ``HangulOcrError`` for unknown names."""
-        values = dict(values)
+        """Rebuild settings from :meth:`to_json`'s dictionary.
+
+        Raises ``HangulOcrError`` for unknown names, wrong types and values that make no sense.
+        """
+        if not isinstance(values, dict):
+            raise HangulOcrError(
+                f"settings are names and values, not {values!r}; write them with `hangul-ocr settings`"
+            )
         parts = {"model": ModelSettings, "pretraining": TrainingSettings, "fine_tuning": TrainingSettings}
-        try:
-            built = {name: kind(**values.pop(name)) for name, kind in parts.items() if name in values}
-            return cls(**built, **values)
-        except TypeError as error:
-            raise HangulOcrError(f"settings: {error}; write them with `hangul-ocr settings`") from None
+        built = {name: _part(kind, name, values[name]) for name, kind in parts.items() if name in values}
+        _known_names(cls, values)
+        return cls(**(values | built))
+
+
+def _part(kind: type, name: str, values: Any) -> Any:
+    """Build one part of the settings; its errors begin with its name."""
+    if not isinstance(values, dict):
+        _refuse(name, values, "names and values in braces")
+    try:
+        _known_names(kind, values)
+        return kind(**values)
+    except HangulOcrError as error:
+        raise HangulOcrError(f"{name}: {error}") from None
+
+
+def _known_names(kind: type, values: dict[str, Any]) -> None:
+    unknown = sorted(set(values) - {entry.name for entry in dataclasses.fields(kind)})
+    if unknown:
+        raise HangulOcrError(f"unknown name {unknown[0]!r}; `hangul-ocr settings` prints the known ones")
 
 
 def load_settings(path: Path) -> Settings:
-    """Read a ``settings.json``. Raises ``HangulOcrError`` if the file is missing or is not such a file."""
+    """Read a ``settings.json``. Raises ``HangulOcrError`` naming the file if it is missing or no such file."""
     try:
-        return Settings.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise HangulOcrError(f"{path}: no such settings file; name a preset or an existing file") from None
+        return Settings.from_dict(json.loads(path.read_text(encoding="utf-8-sig")))
+    except OSError as error:
+        problem = (
+            "no such settings file" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
+        )
+        raise HangulOcrError(f"{path}: {problem}; name a preset or an existing file") from None
     except ValueError as error:
         raise HangulOcrError(f"{path}: not valid JSON ({error}); write it anew") from None
+    except HangulOcrError as error:
+        raise HangulOcrError(f"{path}: {error}") from None
 
 
 def preset(name: str, **changes: Any) -> Settings:
@@ -102,9 +162,38 @@ def preset(name: str, **changes: Any) -> Settings:
     return dataclasses.replace(PRESETS[name], **changes)
 
 
+def _check_types(part: Any) -> None:
+    """Refuse a field of another type than the class says; JSON cannot tell."""
+    kinds = typing.get_type_hints(type(part))
+    for entry in dataclasses.fields(part):
+        value, kind = getattr(part, entry.name), kinds[entry.name]
+        if not _fits(value, kind):
+            _refuse(entry.name, value, f"of type {getattr(kind, '__name__', kind)}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, choice) for choice in typing.get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, typing.get_origin(kind) or kind)
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise HangulOcrError(f"model.{name} = {value!r} is unknown; choose one of {', '.join(allowed)}")
+        _refuse(name, value, f"one of {', '.join(allowed)}")
+
+
+def _at_least(part: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(part, name) < least:
+            _refuse(name, getattr(part, name), f"{least} or more")
+
+
+def _refuse(name: str, value: Any, wanted: str) -> typing.NoReturn:
+    raise HangulOcrError(f"{name} = {value!r}: must be {wanted}; change it in the settings")
 
 
 THIN_RESNET = {"channels": [32, 64, 128, 128], "stem_width": 16}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,14 +46,11 @@ def most_confident(reading: Reading) -> str:
     return reading.own[int(np.argmax(scores))]
 
 
-def agreement(readings: Sequence[Reading]) -> float:
-    """Return the share of crops on which all models chose the same string."""
-    return float(np.mean([len(set(reading.own)) == 1 for reading in readings])) if readings else float("nan")
-
-
 def _finite(scores: np.ndarray) -> np.ndarray:
-    floor = scores[np.isfinite(scores)].min(initial=0.0) - 10.0
-    return np.where(np.isfinite(scores), scores, floor)
+    """Return ``scores`` (models, strings) with each model's impossible strings 10 below that model's worst."""
+    finite = np.isfinite(scores)
+    floor = np.where(finite, scores, 0.0).min(axis=1, keepdims=True) - 10.0
+    return np.where(finite, scores, floor)
 
 
 def _best_score(reading: Reading, text: str) -> float:
