@@ -115,14 +115,18 @@ def _shape_of(crop: Crop, model: ModelSettings) -> tuple[int, int]:
 
 
 def equal_area_parts(crops: Sequence[Crop], model: ModelSettings, parts: int) -> list[list[Crop]]:
-    """Return ``crops`` in ``parts`` runs of similar ratio and equal area, none empty (fewer runs for fewer crops)."""
+    """Return ``crops`` in ``parts`` runs of similar ratio and equal area, none empty (fewer runs for fewer crops).
+
+    Large runs have sizes in eights, so that shapes recur: a CPU's kernels are compiled for each shape and kept.
+    """
     parts = min(parts, len(crops))
+    unit = 8 if len(crops) >= 16 * parts else 1
     ordered = sorted(crops, key=lambda crop: max(_shape_of(crop, model)))
     areas = np.cumsum([max(_shape_of(crop, model)) for crop in ordered])
     cuts = [0]
     for part in range(1, parts):
-        cut = int(np.searchsorted(areas, areas[-1] * part / parts))
-        cuts.append(min(max(cut, cuts[-1] + 1), len(ordered) - parts + part))
+        cut = unit * round(int(np.searchsorted(areas, areas[-1] * part / parts)) / unit)
+        cuts.append(min(max(cut, cuts[-1] + unit), len(ordered) - parts + part))
     return [ordered[start:end] for start, end in pairwise([*cuts, len(ordered)])]
 
 

@@ -29,7 +29,7 @@ from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import TrainingSettings
 
 # Batches come in many shapes, and oneDNN compiles each anew unless it may remember them all: half of a CPU's time.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 LAST, BEST, METRICS = Path("last") / "state.safetensors", "best.safetensors", "metrics.csv"
 
