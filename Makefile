@@ -3,7 +3,6 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PRESET ?= quick
 TEST_PROCESSES ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint lab clean
@@ -13,7 +12,7 @@ help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf '  %-6s %s\n' "$$name" "$$text"; done
 
 run: $(VENV)/installed ## everything: data to submission.csv and pictures  [DATA=folder] [PRESET=quick] [RUN=name]
-	@"$(BIN)/hangul-ocr" run --preset "$(PRESET)" \
+	@"$(BIN)/hangul-ocr" run $(if $(PRESET),--preset "$(PRESET)") \
 		$(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)")
 
 test: $(VENV)/installed-for-tests ## the tests, then the style checks

@@ -187,6 +187,47 @@ def test_steps_before_their_time_name_the_step_to_run(trained, capsys):
     assert "run name '../x'" in error_of(capsys, "ensemble", "--preset", "smoke", "--run", "../x")
 
 
+def test_submission_from_outdated_predictions_is_refused(trained, capsys):
+    run = trained / "output" / "runs" / "smoke-sample"
+    submission = trained / "submissions" / "submission.csv"
+    before, oof = submission.stat().st_mtime_ns, run / "oof.csv"
+    times = oof.stat()
+    os.utime(oof, (0, 0))
+    try:
+        message = error_of(capsys, "submit", "--preset", "smoke")
+    finally:
+        os.utime(oof, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "oof.csv: older than the weights or the crops; run notebook 05" in message
+    assert submission.stat().st_mtime_ns == before
+
+
+def test_a_damaged_run_is_left_aside_with_a_warning(trained, tmp_path, capsys):
+    damaged = trained / "output" / "runs" / "damaged"
+    damaged.mkdir()
+    (damaged / "settings.json").write_text('{"colour": 1}', encoding="utf-8")
+    (tmp_path / "a.png").write_bytes(crop_png(1))
+    try:
+        assert cli.main(["predict", str(tmp_path / "a.png"), "--csv", str(tmp_path / "out.csv")]) == 0
+    finally:
+        (damaged / "settings.json").unlink()
+        damaged.rmdir()
+    shown = capsys.readouterr()
+    assert "warning: run damaged is left aside" in shown.err
+    assert "by run smoke-sample" in shown.out
+
+
+def test_validate_makes_no_sample_competition(workspace, tmp_path, capsys):
+    assert "no train.csv" in error_of(capsys, "validate", tmp_path / "submission.csv")
+    assert not (workspace / "input" / "sample").exists()
+
+
+def test_seed_replaces_that_of_a_settings_file(tmp_path, capsys):
+    (tmp_path / "mine.json").write_text(preset("smoke", seed=7).to_json(), encoding="utf-8")
+    for arguments, seed in (([], 7), (["--seed", "5"], 5), (["--seed", "0"], 0)):
+        assert cli.main(["settings", "--settings", str(tmp_path / "mine.json"), *arguments]) == 0
+        assert json.loads(capsys.readouterr().out)["seed"] == seed
+
+
 def test_no_run_to_predict_with(workspace, capsys):
     (workspace / "a.png").write_bytes(crop_png(1))
     arguments = ("predict", workspace / "a.png", "--csv", workspace / "out.csv")
@@ -245,7 +286,7 @@ def test_run_ends_with_a_table_of_scores_places_and_times(trained, capsys, monke
     shown = capsys.readouterr().out
     for line in ("cross-validated accuracy", "n = 20", "a font never trained on", "figures", "time of 01_eda", "1:05"):
         assert line in shown
-    assert (given["PRESET"], given["DATA"], given["SEED"]) == ("smoke", "", 0)
+    assert (given["PRESET"], given["DATA"], given["SEED"]) == ("smoke", "", None)
     assert cli.main(["run", "--run", "smoke-sample", "--data", str(trained / "input")]) == 0
     assert given["PRESET"] == str(trained / "output" / "runs" / "smoke-sample" / "settings.json")
 

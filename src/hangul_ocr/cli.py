@@ -85,7 +85,7 @@ def pretrain(options: argparse.Namespace) -> None:
     from hangul_ocr import steps
 
     session = _session(options)
-    _say_how_long(steps.estimated_seconds(session.run)["pretrain"])
+    steps.say_how_long(steps.estimated_seconds(session.run)["pretrain"])
     result = steps.pretrain_run(session.run, session.prepared, session.deadline)
     print(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of its own validation crops are read exactly")
 
@@ -96,7 +96,7 @@ def train(options: argparse.Namespace) -> None:
 
     session = _session(options)
     folds = None if options.fold is None else [options.fold]
-    _say_how_long(steps.estimated_seconds(session.run)["train"] if folds is None else 0)
+    steps.say_how_long(steps.estimated_seconds(session.run, folds)["train"])
     for result in steps.train_run(session.run, session.prepared, options.init_from, session.deadline, folds):
         print(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of the fold's own crops")
 
@@ -126,7 +126,7 @@ def validate(options: argparse.Namespace) -> int:
     from hangul_ocr.inference.submission import validate_file
     from hangul_ocr.steps import open_competition
 
-    competition = open_competition(_workspace(), _absolute(options.data))
+    competition = open_competition(_workspace(), _absolute(options.data), make_sample=False)
     problems = validate_file(options.file, competition)
     for problem in problems:
         print(f"error: {options.file}: {problem}", file=sys.stderr)
@@ -167,7 +167,7 @@ def settings(options: argparse.Namespace) -> None:
     """Print a preset as JSON, to be changed and given to the other commands with --settings."""
     from hangul_ocr.session import choose_settings
 
-    print(choose_settings(_preset(options), options.seed or 0).to_json())
+    print(choose_settings(_preset(options), options.seed).to_json())
 
 
 def run(options: argparse.Namespace) -> int:
@@ -184,8 +184,8 @@ def run(options: argparse.Namespace) -> int:
         done = run_notebooks(
             workspace.root / "notebooks",
             workspace.output / "notebooks",
-            parameters | {"SEED": options.seed or 0},
-            estimates=_estimates(choose_settings(preset, options.seed or 0), workspace, options.data),
+            parameters | {"SEED": options.seed},
+            estimates=_estimates(choose_settings(preset, options.seed), workspace, options.data),
             timing_key=f"{Path(preset).stem} {_trained_before(workspace, options)}".strip(),
         )
     except NotebookFailed as error:
@@ -216,7 +216,7 @@ def _session(options: argparse.Namespace) -> Session:
     workspace = _workspace()
     workspace.create_folders()
     preset, minutes = _preset(options, workspace), getattr(options, "time_limit", None)
-    return find_session(workspace, _absolute(options.data), preset, options.run, options.seed or 0, minutes)
+    return find_session(workspace, _absolute(options.data), preset, options.run, options.seed, minutes)
 
 
 def _preset(options: argparse.Namespace, workspace: Workspace | None = None) -> str:
@@ -235,11 +235,6 @@ def _preset(options: argparse.Namespace, workspace: Workspace | None = None) -> 
 def _absolute(data: str) -> str:
     """Return the data folder so that notebooks, which run in another folder, find it too."""
     return str(Path(data).expanduser().resolve()) if data else ""
-
-
-def _say_how_long(seconds: float) -> None:
-    if seconds >= 20:
-        print(f"this takes about {max(1, round(seconds / 60))} min")
 
 
 def _estimates(chosen: Settings, workspace: Workspace, data: str) -> dict[str, float]:
@@ -385,7 +380,12 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--preset", metavar="P", help="smoke, quick (default), colab or full")
     choice.add_argument("--settings", type=Path, metavar="FILE", help="a settings file instead of a preset")
-    parser.add_argument("--seed", type=_seed, metavar="S", help="seed of folds, weights and order (default 0)")
+    parser.add_argument(
+        "--seed",
+        type=_seed,
+        metavar="S",
+        help="seed of folds, weights and order (default: the settings', 0 in a preset)",
+    )
 
 
 def _add_time_limit(parser: argparse.ArgumentParser) -> None:

@@ -12,10 +12,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from hangul_ocr.data.batches import LmdbCrops
-from hangul_ocr.data.dacon import (
-    Competition,
-    ImageFiles,
-)
+from hangul_ocr.data.dacon import Competition, ImageFiles
 from hangul_ocr.data.images import UnreadableImage, decode_trusted, image_size
 from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, matches, write_lmdb
 from hangul_ocr.data.sample import Sample
@@ -24,6 +21,7 @@ from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.hangul import is_syllable
 from hangul_ocr.inference.predict import CropFiles, predictions_frame, read_crops
 from hangul_ocr.models.checkpoint import load_model
+from hangul_ocr.results import RESCORED, disputed
 from hangul_ocr.settings import Settings
 from hangul_ocr.steps import Prepared
 from hangul_ocr.synthesis.competition import training_stream_sources
@@ -57,6 +55,17 @@ def open_crops(competition: Competition, paths: Sequence[str]) -> list[np.ndarra
 def crop_images(reader: LmdbReader, keys: Sequence[str]) -> list[np.ndarray]:
     """Return the crops with these keys as (H, W, 3) uint8 RGB."""
     return [decode_trusted(reader.image_bytes(reader.index_of(key))) for key in keys]
+
+
+def disputed_crops(members: pd.DataFrame, test: LmdbReader, most: int = 15) -> tuple[list[np.ndarray], list[str]]:
+    """Return up to ``most`` crops on which the fold models disagree, captioned ``first / second → the ensemble``.
+
+    ``members`` is ``results.load_members``'s table. Both lists are empty where all agree, or with a single model.
+    """
+    rows = spread(disputed(members), most)
+    own = rows[[name for name in rows.columns if name.startswith("fold ")]].to_numpy().tolist()
+    captions = [f"{' / '.join(texts)} → {joint}" for texts, joint in zip(own, rows[RESCORED], strict=True)]
+    return crop_images(test, rows["img_path"]), captions
 
 
 def spread(table: pd.DataFrame, count: int) -> pd.DataFrame:

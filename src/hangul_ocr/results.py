@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hangul_ocr.data.dacon import Competition
+from hangul_ocr.data.dacon import Competition, canonical_path
 from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.evaluation.errors import error_frame
@@ -104,8 +104,15 @@ def answer_scores(run: Run, competition: Competition) -> dict[str, Scores]:
 
 
 def scores_by_part(predictions: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Scores]:
-    """Return the scores of ``predictions`` on all ``answers``, and on either kind of font if they say ``held_out``."""
+    """Return the scores of ``predictions`` on all ``answers``, and on either kind of font if they say ``held_out``.
+
+    Missing predictions count as wrong, and their number is printed. Raises ``HangulOcrError`` for a table without
+    ``img_path,text``, and for paths that repeat or that the answers do not have.
+    """
     joined = _joined(predictions, answers)
+    missing = len(joined) - len(predictions)
+    if missing:
+        print(f"{missing:,} of {len(joined):,} predictions are missing and count as wrong")
     scores = {"all": _scores_of(joined)}
     if "held_out" in joined and joined["held_out"].nunique() > 1:
         scores["fonts of the training"] = _scores_of(joined[joined["held_out"] != "1"])
@@ -119,8 +126,21 @@ def _scores_of(joined: pd.DataFrame) -> Scores:
 
 def _joined(predictions: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Join by path; a crop that could not be read has an empty prediction, which counts as wrong."""
+    predictions, answers = (
+        _comparable("predictions", predictions)[["img_path", "text"]],
+        _comparable("answers", answers),
+    )
     lost = answers.loc[~answers["img_path"].isin(predictions["img_path"]), ["img_path"]].assign(text="")
-    return join_answers(pd.concat([predictions[["img_path", "text"]], lost], ignore_index=True), answers)
+    return join_answers(pd.concat([predictions, lost], ignore_index=True), answers)
+
+
+def _comparable(what: str, table: pd.DataFrame) -> pd.DataFrame:
+    """Return ``table`` with its paths in the one form that paths are compared in."""
+    lacking = [name for name in ("img_path", "text") if name not in table]
+    if lacking:
+        found = ", ".join(map(str, table.columns))
+        raise HangulOcrError(f"{what}: no column {lacking[0]!r} (found: {found}); name the columns img_path and text")
+    return table.assign(img_path=table["img_path"].map(canonical_path))
 
 
 def final_table(run: Run, competition: Competition) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ The parameters have the same names and meaning everywhere: ``data``, ``preset`` 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from dataclasses import dataclass
@@ -57,12 +58,12 @@ class Session:
 
 
 def open_session(
-    data: str = "", preset: str = "quick", run: str = "", seed: int = 0, minutes: float | None = None
+    data: str = "", preset: str = "quick", run: str = "", seed: int | None = None, minutes: float | None = None
 ) -> Session:
     """Open the competition in ``data`` (by default the one in ``input/``, or the sample) under a preset.
 
     ``preset`` is a name or the path of a settings file, ``run`` by default made of it and of the competition's name.
-    Training stops, saved, after ``minutes``.
+    ``seed`` replaces the settings' own where it is given. Training stops, saved, after ``minutes``.
     """
     session = find_session(setup_notebook(), data, preset, run, seed, minutes)
     train, test = session.competition.train, session.competition.test
@@ -73,7 +74,7 @@ def open_session(
 
 
 def find_session(
-    workspace: Workspace, data: str, preset: str, run: str = "", seed: int = 0, minutes: float | None = None
+    workspace: Workspace, data: str, preset: str, run: str = "", seed: int | None = None, minutes: float | None = None
 ) -> Session:
     """Do what :func:`open_session` does in a workspace that is known, and print nothing."""
     settings, until = choose_settings(preset, seed), deadline(minutes)
@@ -81,16 +82,17 @@ def find_session(
     return Session(workspace, competition, settings, run or run_name(preset, seed, competition), until)
 
 
-def choose_settings(name: str, seed: int = 0) -> Settings:
-    """Return the preset ``name``, or the settings in the JSON file of that name; ``seed`` replaces a preset's seed."""
-    if name not in PRESETS and (name.lower().endswith(".json") or Path(name).is_file()):
-        return load_settings(Path(name).expanduser())
-    return preset(name, seed=seed)
+def choose_settings(name: str, seed: int | None = None) -> Settings:
+    """Return the preset ``name``, or the settings in the JSON file of that name, with ``seed`` for theirs if given."""
+    is_file = name not in PRESETS and (name.lower().endswith(".json") or Path(name).is_file())
+    chosen = load_settings(Path(name).expanduser()) if is_file else preset(name)
+    return chosen if seed is None else dataclasses.replace(chosen, seed=seed)
 
 
-def run_name(preset: str, seed: int, competition: Competition) -> str:
-    """Return the run's default name, such as ``quick-sample``; another seed than 0 shows in it."""
-    return f"{Path(preset).stem}-{competition.name}" + (f"-seed{seed}" if seed else "")
+def run_name(preset: str, seed: int | None, competition: Competition) -> str:
+    """Return the run's default name, such as ``quick-sample``; another seed than the settings' own shows in it."""
+    changed = seed is not None and seed != choose_settings(preset).seed
+    return f"{Path(preset).stem}-{competition.name}" + (f"-seed{seed}" if changed else "")
 
 
 def deadline(minutes: float | None) -> float | None:

@@ -6,7 +6,10 @@ Each leaves its result on disk and takes it up again if it is there; ``results``
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ import pandas as pd
 
 from hangul_ocr.data.batches import STEPS_PER_BLOCK, LmdbCrops
 from hangul_ocr.data.dacon import (
+    TRAIN,
     Competition,
     find_competition,
     fingerprint,
@@ -23,7 +27,7 @@ from hangul_ocr.data.dacon import (
     train_samples,
 )
 from hangul_ocr.data.folds import ensure_folds
-from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, write_lmdb
+from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manifest, write_lmdb
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
@@ -35,6 +39,7 @@ from hangul_ocr.settings import Settings, TrainingSettings
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.synthesis.stream import synthetic_sources
 from hangul_ocr.training.kfold import (
+    ENVIRONMENT,
     SETTINGS,
     Run,
     fold_rows,
@@ -66,48 +71,80 @@ class Prepared:
         """The default alphabet and whatever else the training labels hold."""
         return Alphabet.for_texts(self.train.texts())
 
+    def hashes(self) -> dict[str, str]:
+        """Return what a run must keep: a hash of the training crops with their labels, and one of the folds."""
+        folds = self.folds.to_csv(index=False, lineterminator="\n").encode()
+        return {"data": self.train.manifest.content_hash, "folds": hashlib.sha256(folds).hexdigest()}
 
-def open_competition(workspace: Workspace, data: str = "", train: int = 3000, test: int = 800) -> Competition:
-    """Return the competition in the folder ``data``, or the one in ``input/``; where there is none, make the sample."""
+
+def open_competition(workspace: Workspace, data: str = "", make_sample: bool = True) -> Competition:
+    """Return the competition in the folder ``data``, or the one in ``input/``; where there is none, make the sample.
+
+    A sample that lies in ``input/`` gives way to another competition there. Raises ``HangulOcrError`` if there are
+    several others, or none and the sample may not be made.
+    """
     if data:
         folder = Path(data).expanduser()
         return read_competition(find_competition(folder if folder.is_absolute() else workspace.root / folder))
-    try:
-        return read_competition(find_competition(workspace.input))
-    except HangulOcrError as error:
-        if not str(error).startswith("no train.csv"):
-            raise
-    sample = workspace.sample_competition
-    if not (sample / "train.csv").is_file():
+    sample, own = workspace.sample_competition, _own_competitions(workspace)
+    if len(own) == 1:
+        return read_competition(own[0])
+    if own or not (make_sample or _is_competition(sample)):
+        return read_competition(find_competition(workspace.input))  # it says what is wrong
+    if not _is_competition(sample):
         print(f"No competition in {workspace.input}: making the sample competition in {sample} (about half a minute).")
-        make_competition(sample, train, test, seed=0)
+        make_competition(sample)
     return read_competition(sample)
 
 
+def _own_competitions(workspace: Workspace) -> list[Path]:
+    """Return the competitions in ``input/`` other than the sample."""
+    folders = [workspace.input, *sorted(path for path in workspace.input.glob("*") if not path.name.startswith("."))]
+    return [folder for folder in folders if _is_competition(folder) and folder != workspace.sample_competition]
+
+
+def _is_competition(folder: Path) -> bool:
+    return (folder / TRAIN).is_file()
+
+
 def prepare(competition: Competition, workspace: Workspace, settings: Settings) -> Prepared:
-    """Write the competition's LMDBs and folds under ``output/data/NAME``, or take those that are there."""
-    folder = data_folder(competition, workspace)
+    """Write the competition's LMDBs and folds under ``output/data/NAME``, or take those that are there.
+
+    The folds lie where files are kept, even if LMDBs do not (Colab): they are dealt once.
+    """
+    folder, kept = data_folder(competition, workspace), workspace.output / "data" / competition.name
+    before = _content_hash(folder / "train.lmdb")
     train = _store(folder / "train.lmdb", competition, train_samples, len(competition.train))
+    if before is not None and before != train.manifest.content_hash:
+        for stale in kept.glob("folds*.csv"):
+            stale.unlink()
     test = None
     if len(competition.test):
         test = _store(folder / "test.lmdb", competition, test_samples, len(competition.test))
-    folds = ensure_folds(folder / f"folds{settings.folds}.csv", train, settings.folds, settings.seed)
+    name = f"folds{settings.folds}-seed{settings.seed}.csv"
+    folds = ensure_folds(kept / name, train, settings.folds, settings.seed)
     return Prepared(competition, train, test, folds)
 
 
 def data_folder(competition: Competition, workspace: Workspace) -> Path:
-    """Return where the competition's LMDBs and folds lie."""
+    """Return where the competition's LMDBs lie."""
     return workspace.scratch / "data" / competition.name
 
 
 def _store(path: Path, competition: Competition, importer, total: int) -> LmdbReader:
     settings = {"competition": fingerprint(competition), "importer": importer.__name__}
     if not matches(path, settings):
-        # A store is never changed in place; folds of a former one no longer fit.
-        for stale in path.parent.glob("folds*.csv") if path.name == "train.lmdb" else ():
-            stale.unlink()
         write_lmdb(path, importer(competition), alphabet=None, settings=settings, total=total)
     return LmdbReader(path)
+
+
+def _content_hash(path: Path) -> str | None:
+    """Return the hash of the store at ``path``; None if there is none that can be read."""
+    try:
+        manifest = read_manifest(path)
+    except HangulOcrError:
+        return None
+    return None if manifest is None else manifest.content_hash
 
 
 def manifest_table(prepared: Prepared) -> pd.DataFrame:
@@ -122,23 +159,62 @@ def _manifest_row(manifest: Manifest) -> dict[str, int]:
 
 
 def start_run(workspace: Workspace, prepared: Prepared, settings: Settings, name: str) -> Run:
-    """Create the run folder ``output/runs/NAME``, or go on in it; its name may not leave ``output/runs``."""
+    """Create the run folder ``output/runs/NAME``, or go on in it; its name may not leave ``output/runs``.
+
+    Raises ``HangulOcrError`` if the run was made with other settings or from other crops, labels or folds.
+    """
     if not name or Path(name).name != name or name.startswith("."):
         raise HangulOcrError(f"run name {name!r}: use a plain name such as quick or resnet-48px")
-    facts = {"competition": prepared.competition.name, "data": prepared.train.manifest.content_hash}
-    return open_run(workspace.output / "runs" / name, settings, prepared.alphabet, facts)
+    hashes = prepared.hashes()
+    facts = {"competition": prepared.competition.name} | hashes
+    run = open_run(workspace.output / "runs" / name, settings, prepared.alphabet, facts)
+    _require_same_data(run.folder, hashes)
+    return run
+
+
+def _require_same_data(folder: Path, hashes: dict[str, str]) -> None:
+    """Refuse to go on over changed data: a fold's model would have seen crops that are now held out from it."""
+    try:
+        kept = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise HangulOcrError(f"{folder / ENVIRONMENT}: not readable; name another run, or delete the folder") from None
+    changed = [name for name, value in hashes.items() if kept.get(name, value) != value]
+    if changed:
+        what = "data" if "data" in changed else "folds"
+        raise HangulOcrError(f"{folder}: made from other {what}; name another run, or delete the folder")
 
 
 def finished_runs(workspace: Workspace) -> list[Run]:
-    """Return the runs of ``output/runs`` all of whose folds are trained to the end, newest first."""
-    folders = (path.parent for path in (workspace.output / "runs").glob(f"*/{SETTINGS}"))
-    found = [run for run in map(load_run, folders) if _unfinished_folds(run) == []]
+    """Return the runs of ``output/runs`` all of whose folds are trained to the end, newest first.
+
+    One that is damaged, or of an older version, is named on stderr and left aside.
+    """
+    folders = sorted(path.parent for path in (workspace.output / "runs").glob(f"*/{SETTINGS}"))
+    found = [run for run in map(_finished_run, folders) if run is not None]
     return sorted(found, key=_newest_weights, reverse=True)
+
+
+def _finished_run(folder: Path) -> Run | None:
+    try:
+        run = load_run(folder)
+        return None if _unfinished_folds(run) else run
+    except (HangulOcrError, OSError, ValueError, TypeError, KeyError) as error:
+        print(f"warning: run {folder.name} is left aside: {error}", file=sys.stderr)
+        return None
 
 
 def _unfinished_folds(run: Run) -> list[int]:
     stage = run.settings.fine_tuning
     return [k for k in range(run.settings.trained_folds) if finished_stage(run.fold_folder(k), stage) is None]
+
+
+def _say_what_is_unfinished(run: Run) -> None:
+    trained, stage = _trained_folds(run), run.settings.fine_tuning
+    missing = sorted(set(range(run.settings.trained_folds)) - set(trained))
+    partly = [k for k in trained if finished_stage(run.fold_folder(k), stage) is None]
+    for folds, what in ((missing, "not trained, left out"), (partly, "not trained to the end, read as they are")):
+        if folds:
+            print(f"run {run.folder.name}: folds {what}: {', '.join(map(str, folds))}")
 
 
 def _newest_weights(run: Run) -> float:
@@ -161,10 +237,18 @@ def finished_stage(folder: Path, stage: TrainingSettings) -> StageResult | None:
     """Return the result of a stage that ran to its end, read from the disk; None if it has not."""
     if not ((folder / LAST).is_file() and (folder / BEST).is_file()):
         return None
-    progress = Progress(**read_header(folder / LAST)["progress"])
-    steps = STEPS_PER_BLOCK * math.ceil(stage.steps / STEPS_PER_BLOCK)
+    progress = _progress(folder)
     on_the_clock = stage.seconds is not None and progress.seconds >= stage.seconds
-    return StageResult(True, progress, folder / BEST) if progress.step >= steps or on_the_clock else None
+    # Blocks count, not steps: one of a small set of crops may hold fewer steps than the others.
+    finished = progress.block >= math.ceil(stage.steps / STEPS_PER_BLOCK) or on_the_clock
+    return StageResult(True, progress, folder / BEST) if finished else None
+
+
+def _progress(folder: Path) -> Progress:
+    try:
+        return Progress(**read_header(folder / LAST)["progress"])
+    except (TypeError, KeyError):
+        raise HangulOcrError(f"{folder / LAST}: of another version; name another run, or delete the folder") from None
 
 
 def pretrain_run(run: Run, prepared: Prepared, deadline: float | None = None) -> StageResult:
@@ -180,8 +264,14 @@ def pretrain_run(run: Run, prepared: Prepared, deadline: float | None = None) ->
 
 
 def _finished(result: StageResult, name: str) -> StageResult:
+    progress = result.progress
+    if progress.skipped_steps or progress.unwritable:
+        print(
+            f"{name}: {progress.skipped_steps:,} steps skipped (not finite), {progress.unwritable:,} labels left out "
+            "(too long for their crops, or with unknown characters)"
+        )
     if not result.finished:
-        minutes = result.progress.seconds / 60
+        minutes = progress.seconds / 60
         raise StoppedOnTime(f"{name} stopped on time after {minutes:.0f} min, saved; run the same again to go on")
     return result
 
@@ -217,10 +307,7 @@ def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, 
     return _finished(result, f"fold {fold}")
 
 
-def _own_pretraining(run: Run) -> Path | None:
-    """Return the weights to start from; None if the settings have no first stage."""
-    if run.settings.pretraining.steps == 0:
-        return None
+def _own_pretraining(run: Run) -> Path:
     if finished_stage(run.pretrained.parent, run.settings.pretraining) is None:
         raise HangulOcrError(
             f"{run.pretrained.parent}: pretraining is not finished; run notebook 04 or `hangul-ocr pretrain` first, "
@@ -229,35 +316,55 @@ def _own_pretraining(run: Run) -> Path | None:
     return run.pretrained
 
 
-def estimated_seconds(run: Run) -> dict[str, float]:
-    """Return about how many seconds the long steps still take, ``pretrain`` and ``train``; 0 where nobody knows.
+def estimated_seconds(run: Run, folds: Sequence[int] | None = None) -> dict[str, float | None]:
+    """Return about how many seconds the long steps still take, ``pretrain`` and ``train``; None where nobody knows.
 
-    Only stages that land on the clock (``seconds``) can be foretold; what was trained already counts off.
+    Only stages that land on the clock (``seconds``) can be foretold; what was trained already counts off. ``folds``
+    are those to train (default: the settings').
     """
     settings = run.settings
-    folds = [run.fold_folder(k) for k in range(settings.trained_folds)]
+    numbers = range(settings.trained_folds) if folds is None else folds
+    left = [_seconds_left(run.fold_folder(k), settings.fine_tuning) for k in numbers]
     return {
         "pretrain": _seconds_left(run.pretrained.parent, settings.pretraining),
-        "train": sum(_seconds_left(folder, settings.fine_tuning) for folder in folds),
+        "train": None if None in left else sum(left),
     }
 
 
-def _seconds_left(folder: Path, stage: TrainingSettings) -> float:
-    if stage.seconds is None or finished_stage(folder, stage) is not None:
+def _seconds_left(folder: Path, stage: TrainingSettings) -> float | None:
+    if finished_stage(folder, stage) is not None:
         return 0.0
-    done = read_header(folder / LAST)["progress"]["seconds"] if (folder / LAST).is_file() else 0.0
+    if stage.seconds is None:
+        return None
+    done = _progress(folder).seconds if (folder / LAST).is_file() else 0.0
     return max(0.0, stage.seconds - done)
 
 
+def say_how_long(seconds: float | None) -> None:
+    """Print about how long a step takes, if it is long, or that nobody knows."""
+    if seconds is None:
+        print("no estimate: these settings have no clock (`seconds`)")
+    elif seconds >= 20:
+        print(f"this takes about {max(1, round(seconds / 60))} min")
+
+
 def read_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
-    """Let each fold's model read the crops that it was not trained on; write and return ``oof.csv``."""
+    """Let each fold's model read the crops that it was not trained on; write and return ``oof.csv``.
+
+    Folds that are not trained to the end are named in a printed line.
+    """
+    _say_what_is_unfinished(run)
     if _is_current(run, prepared.train, OOF):
         return load_oof(run)
     _require_own_alphabet(run)
-    trained = [k for k in range(run.settings.folds) if run.fold_folder(k).joinpath(BEST).is_file()]
-    oof = pd.concat([_read_own_fold(run, prepared, fold) for fold in trained], ignore_index=True)
+    oof = pd.concat([_read_own_fold(run, prepared, fold) for fold in _trained_folds(run)], ignore_index=True)
     write_table(oof, run.folder / OOF)
     return oof
+
+
+def _trained_folds(run: Run) -> list[int]:
+    """Return the numbers of the folds that have weights, in the order of ``run.fold_checkpoints()``."""
+    return [k for k in range(run.settings.folds) if run.fold_folder(k).joinpath(BEST).is_file()]
 
 
 def _require_own_alphabet(run: Run) -> None:
@@ -288,27 +395,33 @@ def _is_current(run: Run, reader: LmdbReader, *names: str) -> bool:
 def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
     """Read the test crops with all fold models; write predictions, N-best lists and each member's own choice.
 
-    A test image that could not be read gets an empty text with confidence 0, so that no row is missing.
+    A test image that could not be read gets an empty text with confidence 0, so that no row is missing. Folds that
+    are not trained to the end are named in a printed line.
     """
-    if prepared.test is None:
-        raise HangulOcrError(f"{prepared.competition.folder / 'test.csv'}: not found; put the competition's file there")
-    if _is_current(run, prepared.test, TEST_PREDICTIONS, TEST_CANDIDATES, MEMBERS):
+    test = _require_test(prepared)
+    _say_what_is_unfinished(run)
+    if _is_current(run, test, TEST_PREDICTIONS, TEST_CANDIDATES, MEMBERS):
         return read_table(run.folder / TEST_PREDICTIONS).astype({"confidence": float})
     _require_own_alphabet(run)
-    keys = prepared.test.keys()
-    readings = read_crops(
-        load_folds_models(run), LmdbCrops(prepared.test), run.settings.candidates, progress="read test"
-    )
+    keys, models = test.keys(), load_folds_models(run)
+    readings = read_crops(models, LmdbCrops(test), run.settings.candidates, progress="read test")
     predictions = predictions_frame(keys, readings)
     save_candidates(run.folder / TEST_CANDIDATES, keys, readings)
-    write_table(_members_table(keys, readings, predictions["text"].tolist()), run.folder / MEMBERS)
+    members = _members_table(keys, readings, _trained_folds(run), predictions["text"].tolist())
+    write_table(members, run.folder / MEMBERS)
     predictions = _with_lost_rows(predictions, prepared.competition)
     write_table(predictions, run.folder / TEST_PREDICTIONS)
     return predictions
 
 
-def _members_table(keys: list[str], readings: list[Reading], joint: list[str]) -> pd.DataFrame:
-    members = {f"fold {k}": [reading.own[k] for reading in readings] for k in range(len(readings[0].own))}
+def _require_test(prepared: Prepared) -> LmdbReader:
+    if prepared.test is None:
+        raise HangulOcrError(f"{prepared.competition.folder / 'test.csv'}: not found; put the competition's file there")
+    return prepared.test
+
+
+def _members_table(keys: list[str], readings: list[Reading], folds: list[int], joint: list[str]) -> pd.DataFrame:
+    members = {f"fold {fold}": [reading.own[i] for reading in readings] for i, fold in enumerate(folds)}
     simple = {"vote": [vote(r) for r in readings], "maximum confidence": [most_confident(r) for r in readings]}
     return pd.DataFrame({"img_path": keys, **members, **simple, RESCORED: joint})
 
@@ -324,12 +437,15 @@ def _with_lost_rows(predictions: pd.DataFrame, competition: Competition) -> pd.D
 
 
 def hand_in(run: Run, prepared: Prepared, workspace: Workspace) -> Path:
-    """Write ``submissions/submission.csv`` from the run's test predictions, validated, and log it."""
-    source = run.folder / TEST_PREDICTIONS
-    if not source.is_file():
-        raise HangulOcrError(f"{source}: not there; run notebook 05 or `hangul-ocr ensemble` first")
-    path = write_submission(read_table(source), prepared.competition, workspace.submissions / "submission.csv")
+    """Write ``submissions/submission.csv`` from the run's test predictions, validated, and log it.
+
+    Raises ``HangulOcrError`` if the predictions are missing, or older than the weights or the crops.
+    """
+    _require_current(run, prepared.train, OOF)
+    _require_current(run, _require_test(prepared), TEST_PREDICTIONS)
     scores = oof_scores(run)
+    predictions = read_table(run.folder / TEST_PREDICTIONS)
+    path = write_submission(predictions, prepared.competition, workspace.submissions / "submission.csv")
     low, high = scores.intervals["exact"]
     commit = (git_commit(workspace.root) or {}).get("commit", "")
     log_submission(
@@ -343,3 +459,13 @@ def hand_in(run: Run, prepared: Prepared, workspace: Workspace) -> Path:
         sha256=file_sha256(path),
     )
     return path
+
+
+def _require_current(run: Run, reader: LmdbReader, name: str) -> None:
+    path = run.folder / name
+    if not path.is_file():
+        raise HangulOcrError(f"{path}: not there; run notebook 05 or `hangul-ocr ensemble` first")
+    if not _is_current(run, reader, name):
+        raise HangulOcrError(
+            f"{path}: older than the weights or the crops; run notebook 05 or `hangul-ocr ensemble` again"
+        )

@@ -1,0 +1,190 @@
+"""The steps over real folders: which competition is taken, what is kept, what is refused; nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import write_csv
+
+from hangul_ocr import steps
+from hangul_ocr.data.dacon import read_competition
+from hangul_ocr.evaluation import plots
+from hangul_ocr.exploration import disputed_crops
+from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.inference.ensemble import Reading, combine
+from hangul_ocr.models.checkpoint import save_tensors
+from hangul_ocr.results import RESCORED, scores_by_part
+from hangul_ocr.session import run_name
+from hangul_ocr.settings import Settings, TrainingSettings, load_settings, preset
+from hangul_ocr.training.kfold import Run
+from hangul_ocr.training.loop import BEST, LAST, Progress
+from hangul_ocr.workspace import Workspace
+
+SMOKE = preset("smoke")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace("local", tmp_path, tmp_path / "input", tmp_path / "output", tmp_path / "submissions")
+
+
+def stage_on_disk(folder: Path, **progress: float) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEST).touch()
+    save_tensors(folder / LAST, {"x": torch.zeros(1)}, {"progress": vars(Progress(**progress))})
+    return folder
+
+
+# --- which competition ----------------------------------------------------------------------------------------------
+
+
+def test_the_sample_gives_way_to_another_competition(workspace, mini_competition):
+    shutil.copytree(mini_competition, workspace.input / "sample")
+    assert steps.open_competition(workspace).name == "sample"
+    shutil.copytree(mini_competition, workspace.input / "open")
+    assert steps.open_competition(workspace).name == "open"
+    shutil.copytree(mini_competition, workspace.input / "third")
+    with pytest.raises(HangulOcrError, match="several competitions"):
+        steps.open_competition(workspace)
+
+
+# --- what belongs together ------------------------------------------------------------------------------------------
+
+
+def change_a_label(folder: Path) -> None:
+    table = read_competition(folder).train
+    write_csv(folder / "train.csv", ("img_path", "text"), table.assign(text=["새" * 3, *table["text"][1:]]).to_numpy())
+
+
+def test_folds_are_kept_by_seed_and_dealt_anew_only_for_other_crops(workspace, mini_competition, monkeypatch):
+    kept = workspace.output / "data" / "mini"
+    steps.prepare(read_competition(mini_competition), workspace, SMOKE)
+    steps.prepare(read_competition(mini_competition), workspace, replace(SMOKE, seed=1))
+    names = ["folds2-seed0.csv", "folds2-seed1.csv"]
+    assert sorted(path.name for path in kept.glob("folds*")) == names
+    change_a_label(mini_competition)
+
+    def no_space(*arguments, **options):
+        raise HangulOcrError("the disk is full")
+
+    competition = read_competition(mini_competition)
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "write_lmdb", no_space)
+        with pytest.raises(HangulOcrError, match="full"):
+            steps.prepare(competition, workspace, SMOKE)
+    assert sorted(path.name for path in kept.glob("folds*")) == names
+    steps.prepare(read_competition(mini_competition), workspace, SMOKE)
+    assert [path.name for path in kept.glob("folds*")] == names[:1]
+
+
+def test_images_that_only_became_younger_keep_their_folds(workspace, mini_competition):
+    steps.prepare(read_competition(mini_competition), workspace, replace(SMOKE, seed=1))
+    (mini_competition / "train" / "train_00001.png").touch()
+    steps.prepare(read_competition(mini_competition), workspace, SMOKE)
+    assert len(list((workspace.output / "data" / "mini").glob("folds*"))) == 2
+
+
+def test_a_run_does_not_go_on_over_other_labels_or_folds(workspace, mini_competition):
+    prepared = steps.prepare(read_competition(mini_competition), workspace, SMOKE)
+    for _ in range(2):
+        steps.start_run(workspace, prepared, SMOKE, "mine")
+    dealt = replace(prepared, folds=prepared.folds.assign(fold=1 - prepared.folds["fold"]))
+    with pytest.raises(HangulOcrError, match="mine: made from other folds; name another run"):
+        steps.start_run(workspace, dealt, SMOKE, "mine")
+    change_a_label(mini_competition)
+    changed = steps.prepare(read_competition(mini_competition), workspace, SMOKE)
+    with pytest.raises(HangulOcrError, match=r"mine: made (from other data|with another alphabet); name another run"):
+        steps.start_run(workspace, changed, SMOKE, "mine")
+
+
+# --- what is finished -----------------------------------------------------------------------------------------------
+
+
+def test_a_stage_is_finished_by_its_blocks_or_its_clock(tmp_path):
+    stage = TrainingSettings(steps=20, seconds=60)
+    assert steps.finished_stage(tmp_path / "none", stage) is None
+    assert steps.finished_stage(stage_on_disk(tmp_path / "a", block=3, step=9), stage).finished
+    assert steps.finished_stage(stage_on_disk(tmp_path / "b", block=2, step=20), stage) is None
+    assert steps.finished_stage(stage_on_disk(tmp_path / "c", block=1, step=8, seconds=60), stage).finished
+
+
+def test_estimates_are_none_without_a_clock(tmp_path, capsys):
+    run = Run(tmp_path, SMOKE, alphabet=None)
+    assert steps.estimated_seconds(run) == {"pretrain": None, "train": None}
+    stage_on_disk(tmp_path / "fold0", block=1, step=3)
+    assert steps.estimated_seconds(run, [0])["train"] == 0
+    on_clock = replace(run, settings=replace(SMOKE, fine_tuning=TrainingSettings(seconds=50)))
+    assert steps.estimated_seconds(on_clock, [1])["train"] == 50
+    steps.say_how_long(None)
+    assert "no estimate" in capsys.readouterr().out
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ([1, 2], "not \\[1, 2\\]"),
+        ({"folds": "x"}, "folds = 'x': must be of type int"),
+        ({"folds": 1}, "folds = 1"),
+        ({"trained_folds": 4}, "trained_folds = 4: must be at most the number of folds, 3"),
+        ({"model": 3}, "model = 3"),
+        ({"model": {"short_side": 40}}, "model: short_side = 40: must be a multiple of 16"),
+        ({"pretraining": {"steps": 0}}, "pretraining: steps = 0"),
+        ({"pretraining": {"stepz": 1}}, "pretraining: unknown name 'stepz'"),
+        ({"fine_tuning": {"crops_per_step": -1}}, "fine_tuning: crops_per_step = -1"),
+        ({"fine_tuning": {"number_type": "float8"}}, "number_type = 'float8': must be one of auto"),
+    ],
+)
+def test_faults_of_a_settings_file_name_the_file(tmp_path, content, what):
+    (tmp_path / "mine.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(HangulOcrError, match=f"mine.json: .*{what}"):
+        load_settings(tmp_path / "mine.json")
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "colab", "full"])
+def test_presets_survive_json(name):
+    assert Settings.from_dict(json.loads(preset(name).to_json())) == preset(name)
+
+
+def test_only_another_seed_than_the_settings_own_shows_in_the_name(tmp_path, mini_competition):
+    (tmp_path / "mine.json").write_text(preset("smoke", seed=7).to_json(), encoding="utf-8")
+    competition = read_competition(mini_competition)
+    names = [run_name(str(tmp_path / "mine.json"), seed, competition) for seed in (None, 7, 0)]
+    assert names == ["mine-mini", "mine-mini", "mine-mini-seed0"]
+
+
+# --- readings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_no_disputed_crops_are_an_empty_wall(folds):
+    members = pd.DataFrame({"img_path": ["a", "b"], **{f"fold {k}": ["가", "나"] for k in range(folds)}})
+    images, captions = disputed_crops(members.assign(**{RESCORED: ["가", "나"]}), test=None)
+    assert (images, captions) == ([], [])
+    plots.image_wall(images, captions, columns=3, title="none")
+
+
+def test_an_impossible_string_is_measured_by_its_own_model():
+    # The second model's own floor is -14; the first's bad third string must not push it to -50.
+    reading = Reading(["가", "뷁", "다"], np.array([[-9.0, -1.0, -40.0], [-4.0, -np.inf, -4.0]]), ["뷁", "가"])
+    assert combine(reading) == ("가", pytest.approx(np.exp(-6.5)))
+    mild = Reading(["가", "뷁", "다"], np.array([[-19.0, -1.0, -60.0], [-4.0, -np.inf, -4.0]]), ["뷁", "가"])
+    assert combine(mild)[0] == "뷁"
+
+
+def test_missing_predictions_count_as_wrong_and_are_counted(capsys):
+    answers = pd.DataFrame({"img_path": ["./a.png", "./b.png"], "text": ["가", "나"]})
+    scores = scores_by_part(pd.DataFrame({"img_path": ["a.png"], "text": ["가"]}), answers)
+    assert scores["all"].exact == 0.5
+    assert "1 of 2 predictions are missing and count as wrong" in capsys.readouterr().out
+    with pytest.raises(HangulOcrError, match="predictions: no column 'text'"):
+        scores_by_part(answers.rename(columns={"text": "label"}), answers)
