@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -27,9 +26,6 @@ from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.models.checkpoint import load_tensors, require_alphabet, save_model, save_tensors
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import TrainingSettings
-
-# Batches come in many shapes, and oneDNN compiles each anew unless it may remember them all: half of a CPU's time.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 LAST, BEST, METRICS = Path("last") / "state.safetensors", "best.safetensors", "metrics.csv"
 
