@@ -20,10 +20,9 @@ def test_exact_match_counts_spaces_and_ignores_the_unicode_form():
 
 def test_character_error_rate_is_micro_averaged():
     # One edit in one character and none in nine: the macro average would be 0.5.
-    assert metrics.character_error_rate(["가", "가나다라마바사아자"], ["나", "가나다라마바사아자"]) == pytest.approx(
-        0.1
-    )
-    assert metrics.character_error_rate(["가"], ["가나다"]) == 2.0
+    scores = metrics.score(["가", "가나다라마바사아자"], ["나", "가나다라마바사아자"])
+    assert scores.cer == pytest.approx(0.1)
+    assert metrics.score(["가"], ["가나다"]).cer == 2.0
 
 
 def test_one_minus_ned_divides_by_the_longer_side():

@@ -188,3 +188,21 @@ def test_missing_predictions_count_as_wrong_and_are_counted(capsys):
     assert "1 of 2 predictions are missing and count as wrong" in capsys.readouterr().out
     with pytest.raises(HangulOcrError, match="predictions: no column 'text'"):
         scores_by_part(answers.rename(columns={"text": "label"}), answers)
+
+
+# --- where a fold began ---------------------------------------------------------------------------------------------
+
+
+def test_a_fold_that_has_begun_refuses_other_weights(tmp_path):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    for number, path in enumerate((first, second)):
+        save_tensors(path, {"x": torch.full((1,), number)}, {})
+    run = Run(tmp_path / "run", SMOKE, None)
+    folder = stage_on_disk(run.fold_folder(0), block=1)
+    steps._record_start(folder, first)
+    assert json.loads((folder / steps.START).read_text(encoding="utf-8"))["path"] == str(first)
+    steps._require_same_start(folder, first)
+    with pytest.raises(HangulOcrError, match="began from"):
+        steps.train_run(run, None, init_from=second)
+    with pytest.raises(HangulOcrError, match="no such checkpoint"):
+        steps._record_start(folder, tmp_path / "gone.safetensors")

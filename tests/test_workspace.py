@@ -194,3 +194,19 @@ def test_notebook_setup_creates_the_folders_and_prints_one_line(repository, monk
 def test_importing_the_workspace_does_not_import_pytorch():
     code = "import sys, hangul_ocr.workspace; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads Linux's own figures")
+def test_free_memory_goes_back_to_the_system():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    workspace.return_free_memory()
+    pinned, blocks = [], []
+    for i in range(2000):  # small blocks in between keep the heap from shrinking by itself
+        blocks.append(b"x" * 60_000)
+        pinned.append(b"x" * 600 + bytes([i % 256]))
+    full = resident()
+    blocks.clear()
+    workspace.return_free_memory()
+    assert resident() < full - 60_000_000

@@ -87,9 +87,9 @@ def read_some(checkpoint: Path, reader: LmdbReader, count: int) -> pd.DataFrame:
     return found.assign(text=texts, correct=exact_matches(texts, found["prediction"].tolist()))
 
 
-def font_table(competition: Competition, seed: int = 0) -> pd.DataFrame:
+def font_table(competition: Competition) -> pd.DataFrame:
     """Return the faces found: ``family,style,kind,syllables`` (of KS X 1001's 2,350) and whether training uses them."""
-    used = {(face.path, face.index, face.axes) for face in training_stream_sources(competition.folder, seed)[0]}
+    used = {(face.path, face.index, face.axes) for face in training_stream_sources(competition.folder)[0]}
     rows = [
         {
             "family": face.family,

@@ -147,7 +147,7 @@ def final_table(run: Run, competition: Competition) -> list[tuple[str, str]]:
     """Return what a finished run has to show: accuracies with their 95 % intervals."""
     rows = [("cross-validated accuracy", accuracy_line(oof_scores(run)))]
     for part, scores in answer_scores(run, competition).items():
-        name = "accuracy on the sample's test answers" if part == "all" else f"  of these, {part}"
+        name = "accuracy on the test answers" if part == "all" else f"  of these, {part}"
         rows.append((name, accuracy_line(scores)))
     return rows
 

@@ -50,7 +50,10 @@ from hangul_ocr.training.kfold import (
     train_fold,
 )
 from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult
-from hangul_ocr.workspace import Workspace, git_commit
+from hangul_ocr.workspace import Workspace, atomic_write_json, git_commit
+
+#: Beside a fold's weights: which weights it began from.
+START = "init_from.json"
 
 
 class StoppedOnTime(HangulOcrError):
@@ -267,8 +270,8 @@ def _finished(result: StageResult, name: str) -> StageResult:
     progress = result.progress
     if progress.skipped_steps or progress.unwritable:
         print(
-            f"{name}: {progress.skipped_steps:,} steps skipped (not finite), {progress.unwritable:,} labels left out "
-            "(too long for their crops, or with unknown characters)"
+            f"{name}: {progress.skipped_steps:,} steps skipped (not finite), {progress.unwritable:,} labels too long "
+            "for their crops (CTC leaves them out) or for max_length (attention learns their beginning)"
         )
     if not result.finished:
         minutes = progress.seconds / 60
@@ -295,16 +298,38 @@ def train_run(
 def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, deadline: float | None) -> StageResult:
     if not 0 <= fold < run.settings.folds:
         raise HangulOcrError(f"fold {fold}: the settings have folds 0 to {run.settings.folds - 1}; name one of these")
-    stage = run.settings.fine_tuning
-    done = finished_stage(run.fold_folder(fold), stage)
+    stage, folder = run.settings.fine_tuning, run.fold_folder(fold)
+    if init_from is not None:
+        _require_same_start(folder, init_from)
+    done = finished_stage(folder, stage)
     if done is not None:
         return done
     start = init_from or _own_pretraining(run)
+    _record_start(folder, start)
     synthetic = None
     if stage.synthetic_share > 0:
         synthetic, _ = synthetic_sources(prepared.competition.folder, run.settings.seed + 1)
     result = train_fold(run, fold, prepared.train, prepared.folds, synthetic, start, deadline)
     return _finished(result, f"fold {fold}")
+
+
+def _record_start(folder: Path, weights: Path) -> None:
+    """Keep beside a fold's weights which weights it began from."""
+    if not weights.is_file():
+        raise HangulOcrError(f"{weights}: no such checkpoint; name one by --init-from, or leave it out")
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(folder / START, {"path": str(weights), "sha256": file_sha256(weights)})
+
+
+def _require_same_start(folder: Path, weights: Path) -> None:
+    """Refuse other weights for a fold that has begun: they would be left aside without a word."""
+    if not ((folder / START).is_file() and (folder / LAST).is_file() and weights.is_file()):
+        return
+    kept = json.loads((folder / START).read_text(encoding="utf-8"))
+    if kept["sha256"] != file_sha256(weights):
+        raise HangulOcrError(
+            f"{folder}: began from {kept['path']}, not {weights}; name another run, or delete the folder"
+        )
 
 
 def _own_pretraining(run: Run) -> Path:

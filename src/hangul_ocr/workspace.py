@@ -6,6 +6,7 @@ PyTorch is imported only by the functions that need it, so that the command line
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -317,3 +318,10 @@ def _umask() -> int:
 def atomic_write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, as :func:`atomic_write_text` does; ``TypeError`` if JSON cannot."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def return_free_memory() -> None:
+    """Give the heap's unused pages back to the system where the C library is glibc; elsewhere do nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

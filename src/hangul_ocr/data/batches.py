@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from hangul_ocr.data.augment import augment
 from hangul_ocr.data.images import decode_trusted
-from hangul_ocr.hangul import UNKNOWN_CLASS, Alphabet, ctc_steps_needed
+from hangul_ocr.hangul import UNKNOWN_CLASS, Alphabet
 from hangul_ocr.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -61,11 +61,6 @@ class Group:
     texts: list[str]
     targets: list[list[int]]
     frames: Tensor
-
-    @property
-    def unwritable(self) -> int:
-        """How many labels need more time steps than this shape has (CTC alone cannot learn them)."""
-        return sum(ctc_steps_needed(target) > self.frames.shape[1] for target in self.targets)
 
 
 def batch_shape(width: int, height: int, short_side: int) -> tuple[int, int]:

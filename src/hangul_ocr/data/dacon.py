@@ -92,7 +92,7 @@ def find_competition(input_dir: Path) -> Path:
 
     Raises ``HangulOcrError`` if there is none, or more than one.
     """
-    candidates = [input_dir, *sorted(path for path in input_dir.glob("*") if path.is_dir())]
+    candidates = [input_dir, *sorted(path for path in input_dir.glob("[!.]*") if path.is_dir())]
     found = [path for path in candidates if (path / TRAIN).is_file()]
     if len(found) == 1:
         return found[0]

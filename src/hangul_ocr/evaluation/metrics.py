@@ -82,11 +82,6 @@ def edit_distances(texts: Sequence[str], predictions: Sequence[str]) -> np.ndarr
     return np.array([Levenshtein.distance(a, b) for a, b in zip(texts, predictions, strict=True)], dtype=np.int64)
 
 
-def character_error_rate(texts: Sequence[str], predictions: Sequence[str]) -> float:
-    """Return the edits needed over the characters of all labels (micro average; nan without any label character)."""
-    return _ratio(edit_distances(texts, predictions), _lengths(texts))
-
-
 def normalised_similarities(texts: Sequence[str], predictions: Sequence[str]) -> np.ndarray:
     """Return 1 - distance / longer length for each pair, a float array (N); two empty strings are equal (1)."""
     texts, predictions = _paired(texts, predictions)

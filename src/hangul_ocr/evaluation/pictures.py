@@ -35,6 +35,7 @@ from hangul_ocr.evaluation.style import (
 
 _MARGIN, _GAP, _TITLE = 0.12, 0.14, 0.42
 _POINT = 1 / 72
+Box = tuple[float, float, float, float]  # left, top, width, height in inches
 
 
 @drawn
@@ -48,19 +49,11 @@ def image_wall(
     """Draw crops in a grid with their captions; with ``correct``, wrong ones are framed and captioned in vermillion."""
     if not len(images):
         return sentence_figure("There are no crops to show.")
-    columns = min(columns, len(images))
-    cell_width, picture_height, caption_height = (WIDTH - 2 * _MARGIN) / columns, 0.72, 0.3
-    cell_height = picture_height + caption_height + _GAP
-    sheet = _sheet(_TITLE + math.ceil(len(images) / columns) * cell_height + _MARGIN)
-    _title(sheet, title or _wall_title(len(images), correct))
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        left, top = _MARGIN + i % columns * cell_width, _TITLE + i // columns * cell_height
+    sheet, boxes = _wall(len(images), columns, 0.72, 0.3, title or _wall_title(len(images), correct))
+    for i, (image, caption, box) in enumerate(zip(images, captions, boxes, strict=True)):
         colour = _colour(correct, i)
-        box = (left + _GAP / 2, top, cell_width - _GAP, picture_height)
         _picture(sheet, image, box, None if correct is None else colour)
-        _fitted(
-            sheet, shown_caption(caption), left + cell_width / 2, top + picture_height + 0.17, cell_width - 0.06, colour
-        )
+        _caption(sheet, caption, box, colour)
     return sheet.figure
 
 
@@ -79,20 +72,15 @@ def gallery(
     """
     if not len(images):
         return sentence_figure("There are no wrong predictions to show.")
-    columns = min(columns, len(images))
-    cell_width, picture_height, text_height = (WIDTH - 2 * _MARGIN) / columns, 0.85, 0.62
-    cell_height = picture_height + text_height + 2 * _GAP
-    sheet = _sheet(_TITLE + math.ceil(len(images) / columns) * cell_height)
-    _title(
-        sheet,
-        title
-        or "Label above, prediction and its confidence below: what differs is coloured (· is a missing character)",
+    title = (
+        title or "Label above, prediction and its confidence below: what differs is coloured (· is a missing character)"
     )
-    for i, (image, text, prediction) in enumerate(zip(images, texts, predictions, strict=True)):
-        left, top = _MARGIN + i % columns * cell_width, _TITLE + i // columns * cell_height
-        _picture(sheet, image, (left + _GAP / 2, top, cell_width - _GAP, picture_height), None)
+    sheet, boxes = _wall(len(images), columns, 0.85, 0.62 + _GAP, title)
+    for i, (image, text, prediction, box) in enumerate(zip(images, texts, predictions, boxes, strict=True)):
+        _picture(sheet, image, box, None)
         confidence = None if confidences is None else float(confidences[i])
-        _aligned_lines(sheet, align(text, prediction), left, top + picture_height + 0.08, cell_width - _GAP, confidence)
+        left, top, width, height = box
+        _aligned_lines(sheet, align(text, prediction), left - _GAP / 2, top + height + 0.08, width, confidence)
     return sheet.figure
 
 
@@ -107,16 +95,11 @@ def centres_wall(
     """Draw crops in a grid with a numbered dot on each character; ``centres`` (n, 2) are x and y in 0..1 of a crop."""
     if not len(images):
         return sentence_figure("There are no crops to show.")
-    columns = min(columns, len(images))
-    cell_width, picture_height, caption_height = (WIDTH - 2 * _MARGIN) / columns, 1.1, 0.3
-    cell_height = picture_height + caption_height + _GAP
-    sheet = _sheet(_TITLE + math.ceil(len(images) / columns) * cell_height + _MARGIN)
-    _title(sheet, title)
-    for i, (image, caption, places) in enumerate(zip(images, captions, centres, strict=True)):
-        left, top = _MARGIN + i % columns * cell_width, _TITLE + i // columns * cell_height
-        x, y, width, height = _picture(sheet, image, (left + _GAP / 2, top, cell_width - _GAP, picture_height), None)
+    sheet, boxes = _wall(len(images), columns, 1.1, 0.3, title)
+    for image, caption, places, box in zip(images, captions, centres, boxes, strict=True):
+        x, y, width, height = _picture(sheet, image, box, None)
         _numbered_dots(sheet, np.asarray(places) * (width, height) + (x, y))
-        _fitted(sheet, shown_caption(caption), left + cell_width / 2, top + picture_height + 0.17, cell_width, INK)
+        _caption(sheet, caption, box, INK)
     return sheet.figure
 
 
@@ -184,6 +167,16 @@ def _sheet(height: float) -> Any:
     return ax
 
 
+def _wall(count: int, columns: int, picture: float, text: float, title: str) -> tuple[Any, list[Box]]:
+    """Return a titled sheet and the boxes of ``count`` pictures ``picture`` inches high with ``text`` inches below."""
+    columns = min(columns, count)
+    width, height = (WIDTH - 2 * _MARGIN) / columns, picture + text + _GAP
+    sheet = _sheet(_TITLE + math.ceil(count / columns) * height + _MARGIN)
+    _title(sheet, title)
+    corners = [(_MARGIN + i % columns * width + _GAP / 2, _TITLE + i // columns * height) for i in range(count)]
+    return sheet, [(left, top, width - _GAP, picture) for left, top in corners]
+
+
 def _title(sheet: Any, title: str) -> None:
     fit(sheet.text(_MARGIN, 0.2, title, va="center", fontsize=12, fontweight="bold"), WIDTH - 2 * _MARGIN)
 
@@ -199,10 +192,8 @@ def _colour(correct: Sequence[bool] | None, i: int) -> str:
     return INK if correct is None else (RIGHT if correct[i] else WRONG)
 
 
-def _picture(
-    sheet: Any, image: np.ndarray, box: tuple[float, float, float, float], frame: str | None
-) -> tuple[float, float, float, float]:
-    """Draw a crop as large as the box (left, top, width, height) allows, centred; return the box that it fills."""
+def _picture(sheet: Any, image: np.ndarray, box: Box, frame: str | None) -> Box:
+    """Draw a crop as large as the box allows, centred; return the box that it fills."""
     left, top, width, height = box
     rows, columns = image.shape[:2]
     scale = min(width / columns, height / rows)
@@ -228,6 +219,11 @@ def _fitted(sheet: Any, text: str, x: float, y: float, width: float, colour: str
     while _ems(text) * size * _POINT > width and len(text) > 2:
         text = text[:-2] + "…"
     sheet.text(x, y, text, ha="center", va="center", fontsize=size, color=colour)
+
+
+def _caption(sheet: Any, caption: str, box: Box, colour: str) -> None:
+    left, top, width, height = box
+    _fitted(sheet, shown_caption(caption), left + width / 2, top + height + 0.17, width + _GAP / 2, colour)
 
 
 def _aligned_lines(sheet: Any, ops: list[Op], left: float, top: float, width: float, confidence: float | None) -> None:

@@ -53,6 +53,10 @@ class AttentionDecoder(nn.Module):
         lengths = torch.tensor([len(t) + 1 for t in targets], device=features.device)
         return -self._teacher_forced(features, targets).sum(1) / lengths
 
+    def unwritable(self, targets: Sequence[Sequence[int]], steps: int) -> int:
+        """Return how many labels are longer than ``max_length``: only their beginning is learnt."""
+        return sum(len(target) > self.max_length for target in targets)
+
     def greedy(self, features: Tensor) -> list[tuple[list[int], float]]:
         """Return for each crop the likeliest class step by step, and the string's log probability."""
         return [rows[0] for rows in self.candidates(features, 1)]

@@ -42,6 +42,10 @@ class CTCDecoder(nn.Module):
             loss = loss + alignment * _frame_losses(log_probabilities, frames)
         return loss
 
+    def unwritable(self, targets: Sequence[Sequence[int]], steps: int) -> int:
+        """Return how many labels need more than ``steps`` time steps: their loss is 0, so nothing is learnt of them."""
+        return sum(ctc_steps_needed(target) > steps for target in targets)
+
     def greedy(self, features: Tensor) -> list[tuple[list[int], float]]:
         """Return for each crop its most probable path, collapsed, and that path's log probability."""
         best, path = self.log_probabilities(features).max(dim=-1)

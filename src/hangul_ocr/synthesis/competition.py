@@ -70,12 +70,12 @@ def make_competition(folder: Path, n_train: int = 3000, n_test: int = 800, seed:
 
 
 def training_stream_sources(
-    competition_folder: Path | None, seed: int, random_share: float = 0.35, ascii_share: float = 0.03
+    competition_folder: Path | None, random_share: float = 0.35, ascii_share: float = 0.03
 ) -> tuple[list[FontFace], WordSource]:
     """Return the faces and words that synthetic pretraining may use beside this competition.
 
     For the sample competition the held-out family and the test side's words are left out, as its ``competition.json``
-    says; any other competition (or None) gets everything. ``seed`` is kept for sources that sample.
+    says; any other competition (or None) gets everything.
     """
     faces, words = find_fonts(), load_words()
     description = _read_description(competition_folder)

@@ -40,7 +40,7 @@ def synthetic_sources(
 
     Beside a sample competition the stream leaves out the test's words and font family (``training_stream_sources``).
     """
-    faces, words = training_stream_sources(competition, seed)
+    faces, words = training_stream_sources(competition)
     style = replace(Style.signs(short_side), vertical=TALL_SHARE)
     stream = Renderer(faces, words, style, seed)
     # As the competition words its labels: no share of random syllables.

@@ -77,15 +77,6 @@ def words_of(label: str) -> list[str]:
     return ["".join(words)] if len(words) > 2 and all(len(word) == 1 for word in words) else words
 
 
-def split_words(words: Iterable[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
-    """Split into words to train with and held-out words, by a hash of the word alone; order is kept."""
-    kept: list[str] = []
-    held: list[str] = []
-    for word in words:
-        (held if is_held_out(word, fraction, seed) else kept).append(word)
-    return kept, held
-
-
 @dataclass(frozen=True)
 class WordSource:
     """Draws labels: ``random_share`` of random syllables, ``ascii_share`` of digits and Latin, the rest real words.
