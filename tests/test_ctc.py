@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from hangul_ocr.hangul import Alphabet
 from hangul_ocr.models.ctc import CTCDecoder, collapse, ctc_losses, prefix_beam
+from hangul_ocr.models.language import CharacterNgram, Fusion, Lexicon
+
+ALPHABET = Alphabet("가나다")
 
 
 def brute_force(log_probabilities: np.ndarray) -> dict[tuple[int, ...], float]:
@@ -30,12 +34,95 @@ def test_collapse_merges_repeats_and_keeps_doubles_with_a_blank_between():
     assert collapse([0, 1, 1, 0, 1, 2, 2, 0]) == [1, 1, 2]
 
 
-def test_beam_finds_the_true_order_and_probabilities(grid):
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("steps", "classes", "spread"), [(5, 3, 1.0), (5, 3, 8.0), (4, 4, 2.0), (1, 3, 1.0)])
+def test_a_wide_beam_finds_every_string_in_true_order_with_true_probabilities(steps, classes, spread, seed):
+    torch.manual_seed(seed)
+    grid = torch.randn(steps, classes).mul(spread).log_softmax(-1).numpy()
+    truth = sorted(brute_force(grid).items(), key=lambda item: -item[1])
+    found = prefix_beam(grid, len(truth), width=len(truth))
+    assert [tuple(candidate.classes) for candidate in found] == [string for string, _ in truth]
+    assert [candidate.log_probability for candidate in found] == pytest.approx(
+        [math.log(p) for _, p in truth], abs=1e-4
+    )
+    assert [candidate.score for candidate in found] == [candidate.log_probability for candidate in found]
+
+
+def test_a_narrow_beam_still_reports_true_probabilities(grid):
     truth = brute_force(grid.numpy())
-    best = sorted(truth.items(), key=lambda item: -item[1])[:6]
-    found = prefix_beam(grid.numpy(), 6, width=64)
-    assert [tuple(string) for string, _ in found] == [string for string, _ in best]
-    assert [score for _, score in found] == pytest.approx([math.log(p) for _, p in best], abs=1e-4)
+    found = prefix_beam(grid.numpy(), 2, width=2)
+    assert len(found) == 2
+    for candidate in found:
+        assert candidate.log_probability == pytest.approx(math.log(truth[tuple(candidate.classes)]), abs=1e-4)
+
+
+def test_a_long_grid_does_not_underflow():
+    grid = torch.zeros(1200, 3).log_softmax(-1).numpy()
+    found = prefix_beam(grid, 3)
+    assert len(found) == 3
+    assert all(-1200 * math.log(3) < candidate.log_probability < -100 for candidate in found)
+
+
+def test_a_grid_of_nan_has_no_strings():
+    assert prefix_beam(np.full((4, 3), np.nan, np.float32), 3) == []
+
+
+def test_fusion_ranks_by_the_sum_and_reports_the_crop_s_own_probability(grid):
+    truth = brute_force(grid.numpy())
+    language = CharacterNgram.fit(["다가", "다가", "나"], 3)
+    fusion = Fusion(language, Lexicon(frozenset({"나가"})), 0.7, 0.4, 1.5)
+    fused = {s: math.log(p) + fusion.score(ALPHABET.decode(s)) for s, p in truth.items()}
+    best = sorted(fused, key=lambda string: -fused[string])[:8]
+    found = prefix_beam(grid.numpy(), 8, len(truth), fusion, ALPHABET)
+    assert [tuple(candidate.classes) for candidate in found] == best
+    assert [candidate.score for candidate in found] == pytest.approx([fused[s] for s in best], abs=1e-4)
+    assert [c.log_probability for c in found] == pytest.approx([math.log(truth[s]) for s in best], abs=1e-4)
+
+
+def near_tie() -> np.ndarray:
+    """Return six time steps that show 가, then 나 a little more than 다."""
+    probabilities = np.full((6, 4), 0.01)
+    probabilities[[0, 2, 3, 5], 0] = probabilities[1, 1] = 0.97
+    probabilities[4] = [0.02, 0.02, 0.50, 0.46]
+    return np.log(probabilities, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        Fusion(CharacterNgram.fit(["가다"] * 5 + ["나"], 3), None, 0.5, 0.0, 0.0),
+        Fusion(None, Lexicon(frozenset({"가다"})), 0.0, 0.0, 1.0),
+    ],
+    ids=["language", "lexicon"],
+)
+@pytest.mark.parametrize("width", [4, 16])
+def test_a_near_tie_goes_to_what_is_known(fusion, width):
+    assert prefix_beam(near_tie(), 1, width)[0].classes == ALPHABET.encode("가나")
+    assert prefix_beam(near_tie(), 1, width, fusion, ALPHABET)[0].classes == ALPHABET.encode("가다")
+
+
+def test_a_length_bonus_makes_strings_longer():
+    bonus = Fusion(None, None, 0.0, 5.0, 0.0)
+    assert len(prefix_beam(near_tie(), 1, 16, bonus, ALPHABET)[0].classes) > 2
+
+
+def test_fusion_without_an_alphabet_is_refused():
+    with pytest.raises(ValueError, match="alphabet"):
+        prefix_beam(near_tie(), 1, fusion=Fusion(None, None, 0.0, 1.0, 0.0))
+
+
+def test_a_decoder_can_be_fused_and_set_free_again():
+    decoder = CTCDecoder(nn.Identity())
+    features = torch.from_numpy(near_tie())[None]
+    plain = decoder.candidates(features, 2)
+    state = list(decoder.state_dict())
+    decoder.fuse(Fusion(None, Lexicon(frozenset({"가다"})), 0.0, 0.0, 1.0), ALPHABET)
+    fused = decoder.candidates(features, 2)
+    assert [string for string, _ in fused[0]] == [string for string, _ in plain[0]][::-1]
+    assert dict((tuple(s), p) for s, p in fused[0]) == dict((tuple(s), p) for s, p in plain[0])
+    assert list(decoder.state_dict()) == state
+    decoder.fuse(None)
+    assert decoder.candidates(features, 2) == plain
 
 
 def test_score_sums_all_paths(grid):

@@ -6,17 +6,21 @@ probability of paths that end in a blank and of those that do not, as in Hannun 
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hangul_ocr.hangul import UNKNOWN_CLASS, ctc_steps_needed
+from hangul_ocr.hangul import UNKNOWN_CLASS, Alphabet, ctc_steps_needed
+from hangul_ocr.models.language import Fusion
 
-NEGATIVE = -1e30
+#: prefix -> (P of its paths that end in a blank, of those that end in its last class, what fusion gave that class)
+Beam = dict[tuple[int, ...], tuple[float, float, float]]
 
 
 class CTCDecoder(nn.Module):
@@ -25,6 +29,12 @@ class CTCDecoder(nn.Module):
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
         self.classifier = classifier
+        self.fusion: Fusion | None = None
+        self.alphabet: Alphabet | None = None
+
+    def fuse(self, fusion: Fusion | None, alphabet: Alphabet | None = None) -> None:
+        """Rank later ``candidates`` by ``fusion`` as well; its strings are in ``alphabet``. None takes it off again."""
+        self.fusion, self.alphabet = fusion, alphabet
 
     def log_probabilities(self, features: Tensor) -> Tensor:
         """Return (N, T, classes) in float32 for ``features`` (N, T, D)."""
@@ -53,8 +63,13 @@ class CTCDecoder(nn.Module):
         return [(collapse(row), total) for row, total in zip(path.tolist(), sums, strict=True)]
 
     def candidates(self, features: Tensor, count: int) -> list[list[tuple[list[int], float]]]:
-        """Return for each crop up to ``count`` strings with log probabilities, best first."""
-        return [prefix_beam(row, count) for row in self.log_probabilities(features).cpu().numpy()]
+        """Return for each crop up to ``count`` strings with their log P(string | crop), best first.
+
+        After :meth:`fuse` the best is the one with the highest fused score, and log P is still the crop's alone.
+        """
+        grids = self.log_probabilities(features).cpu().numpy()
+        found = [prefix_beam(grid, count, fusion=self.fusion, alphabet=self.alphabet) for grid in grids]
+        return [[(candidate.classes, candidate.log_probability) for candidate in row] for row in found]
 
     def score(self, features: Tensor, strings: Sequence[Sequence[int]]) -> Tensor:
         """Return log P(string | crop), summed over all paths, (N,); minus infinity where the grid cannot write it."""
@@ -94,48 +109,118 @@ def collapse(path: Sequence[int]) -> list[int]:
     return [c for previous, c in zip([0, *path], path, strict=False) if c not in (0, previous)]
 
 
-def prefix_beam(log_probabilities: np.ndarray, count: int, width: int = 16) -> list[tuple[list[int], float]]:
-    """Return up to ``count`` strings of one crop with their log probabilities, best first.
+@dataclass(frozen=True)
+class Candidate:
+    """A string as ``classes``, its exact log P(string | crop) over all paths, and the ``score`` that ranks it."""
 
-    ``log_probabilities`` is (T, classes). Each step keeps ``width`` prefixes and looks at as many classes.
+    classes: list[int]
+    log_probability: float
+    score: float
+
+
+def prefix_beam(
+    log_probabilities: np.ndarray,
+    count: int,
+    width: int = 16,
+    fusion: Fusion | None = None,
+    alphabet: Alphabet | None = None,
+) -> list[Candidate]:
+    """Return up to ``count`` strings of one crop, best score first; without ``fusion`` the score is log P itself.
+
+    ``log_probabilities`` is (T, classes). Each step keeps ``width`` prefixes and looks at as many classes. ``fusion``
+    ranks prefixes as they grow and the finished strings; without the ``alphabet`` of the classes that is a
+    ``ValueError``. A grid of NaN has no strings.
     """
-    beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, NEGATIVE)}
+    factor = _step_factor(fusion, alphabet)
+    most = math.exp(fusion.length_bonus) if fusion else 1.0
+    beam: Beam = {(): (1.0, 0.0, 1.0)}
+    for row, likely in zip(log_probabilities, _likely(log_probabilities, width), strict=True):
+        beam = _top(_extend(beam, row, likely, max(width, count), factor, most), max(width, count))
+    return _ranked(log_probabilities, [list(prefix) for prefix in beam], fusion, alphabet)[:count]
+
+
+def _step_factor(fusion: Fusion | None, alphabet: Alphabet | None) -> Callable[[tuple[int, ...], int], float]:
+    """Return the function that gives what ``fusion`` multiplies a prefix's probability by when a class joins it."""
+    if fusion is None:
+        return lambda prefix, symbol: 1.0
+    if alphabet is None:
+        raise ValueError("fusion needs the alphabet of the classes")
+    return lambda prefix, symbol: math.exp(fusion.step(alphabet.decode(prefix), alphabet.decode([symbol])))
+
+
+def _likely(log_probabilities: np.ndarray, width: int) -> list[list[tuple[float, int]]]:
+    """Return for each time step (probability, class) of its ``width`` likeliest classes but the blank, best first."""
+    columns = np.arange(log_probabilities.shape[1])
+    rows = []
     for row in log_probabilities:
-        symbols = np.argpartition(row, -width)[-width:] if len(row) > width else np.arange(len(row))
-        likely = [(int(s), float(row[s])) for s in symbols if s and row[s] > -12.0]
-        beam = _top(_extend(beam, likely, float(row[0])), max(width, count))
-    ranked = sorted(((prefix, _add(*ends)) for prefix, ends in beam.items()), key=lambda item: -item[1])
-    return [(list(prefix), score) for prefix, score in ranked[:count]]
+        symbols = np.argpartition(row, -width)[-width:] if len(row) > width else columns
+        pairs = zip(np.exp(row[symbols]).tolist(), symbols.tolist(), strict=True)
+        rows.append(sorted((pair for pair in pairs if pair[1]), reverse=True))
+    return rows
 
 
-def _extend(beam: dict, likely: list[tuple[int, float]], blank: float) -> dict:
-    """Return the beam one time step on: (log P ending in blank, log P ending in the last class) for each prefix."""
-    grown: dict[tuple[int, ...], tuple[float, float]] = {}
+def _extend(
+    beam: Beam,
+    row: np.ndarray,
+    likely: list[tuple[float, int]],
+    width: int,
+    factor: Callable[[tuple[int, ...], int], float],
+    most: float,
+) -> Beam:
+    """Return the beam one time step on, with every new prefix that may be among the ``width`` best.
 
-    def add(prefix: tuple[int, ...], ends_blank: float, ends_class: float) -> None:
-        old = grown.get(prefix, (NEGATIVE, NEGATIVE))
-        grown[prefix] = (_add(old[0], ends_blank), _add(old[1], ends_class))
-
-    for prefix, (ends_blank, ends_class) in beam.items():
-        total = _add(ends_blank, ends_class)
-        add(prefix, total + blank, NEGATIVE)
-        for symbol, score in likely:
-            if prefix and symbol == prefix[-1]:
-                add(prefix, NEGATIVE, ends_class + score)
-                add((*prefix, symbol), NEGATIVE, ends_blank + score)
-            else:
-                add((*prefix, symbol), NEGATIVE, total + score)
+    ``most`` is the largest value of ``factor``. A prefix that is not in the beam can come from its parent alone, so
+    its probability is known at once, and one that is below ``width`` others is left out.
+    """
+    grown = _stay(beam, row)
+    floor = min(blank + last for blank, last, _ in grown.values()) if len(grown) >= width else 0.0
+    for prefix, (ends_blank, ends_class, _) in beam.items():
+        total = ends_blank + ends_class
+        for probability, symbol in likely:
+            if total * probability * most <= floor:
+                break
+            longer = (*prefix, symbol)
+            if longer not in beam:
+                joined = factor(prefix, symbol)
+                before = ends_blank if prefix and prefix[-1] == symbol else total
+                grown[longer] = (0.0, before * probability * joined, joined)
     return grown
 
 
-def _top(beam: dict, width: int) -> dict:
-    if len(beam) <= width:
-        return beam
-    return dict(sorted(beam.items(), key=lambda item: -_add(*item[1]))[:width])
+def _stay(beam: Beam, row: np.ndarray) -> Beam:
+    """Return the beam's own prefixes one time step on: a blank, the last class again, or the parent's step to them."""
+    stayed: Beam = {}
+    blank = math.exp(row[0])
+    for prefix, (ends_blank, ends_class, joined) in beam.items():
+        again = 0.0
+        if prefix:
+            before, last, _ = beam.get(prefix[:-1], (0.0, 0.0, 0.0))
+            doubled = len(prefix) > 1 and prefix[-2] == prefix[-1]
+            again = math.exp(row[prefix[-1]]) * (ends_class + joined * (before if doubled else before + last))
+        stayed[prefix] = ((ends_blank + ends_class) * blank, again, joined)
+    return stayed
 
 
-def _add(a: float, b: float) -> float:
-    """Return log(exp(a) + exp(b))."""
-    if a < b:
-        a, b = b, a
-    return a if b <= NEGATIVE else a + math.log1p(math.exp(b - a))
+def _top(beam: Beam, width: int) -> Beam:
+    """Return the ``width`` best prefixes, best first, scaled so that the best has 1: long texts would underflow."""
+    possible = [(blank + last, prefix) for prefix, (blank, last, _) in beam.items() if blank + last > 0]
+    best = heapq.nlargest(width, possible)
+    scale = 1 / best[0][0] if best else 1.0
+    return {p: (beam[p][0] * scale, beam[p][1] * scale, beam[p][2]) for _, p in best}
+
+
+def _ranked(
+    log_probabilities: np.ndarray, strings: list[list[int]], fusion: Fusion | None, alphabet: Alphabet | None
+) -> list[Candidate]:
+    exact = _exact(log_probabilities, strings) if strings else []
+    added = [fusion.score(alphabet.decode(string)) for string in strings] if fusion else [0.0] * len(strings)
+    found = [Candidate(s, p, p + more) for s, p, more in zip(strings, exact, added, strict=True)]
+    return sorted(found, key=lambda candidate: -candidate.score)
+
+
+def _exact(log_probabilities: np.ndarray, strings: list[list[int]]) -> list[float]:
+    """Return log P of each string over all paths; the beam's own sums lack the paths of prefixes that it dropped."""
+    used = sorted({0}.union(*strings))
+    place = {symbol: i for i, symbol in enumerate(used)}
+    grid = torch.from_numpy(log_probabilities[:, used].astype(np.float64)).expand(len(strings), -1, -1)
+    return (-ctc_losses(grid, [[place[c] for c in string] for string in strings], impossible=math.inf)).tolist()
