@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hangul_ocr.data.batches import TALL, Crop, CropSource, TrainingBlocks, fixed_groups
+from hangul_ocr.data.batches import TrainingBlocks, fixed_groups
+from hangul_ocr.data.crops import TALL, Crop, CropSource
 from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.hangul import Alphabet
 from hangul_ocr.models.checkpoint import load_model

@@ -9,6 +9,7 @@ from torch import nn
 from hangul_ocr.hangul import Alphabet
 from hangul_ocr.models.ctc import CTCDecoder, collapse, ctc_losses, prefix_beam
 from hangul_ocr.models.language import CharacterNgram, Fusion, Lexicon
+from hangul_ocr.settings import LossWeights
 
 ALPHABET = Alphabet("가나다")
 
@@ -143,7 +144,7 @@ def test_what_the_grid_cannot_write_is_impossible_to_score_and_harmless_to_train
 def test_known_frames_add_their_cross_entropy(grid):
     decoder = CTCDecoder(nn.Identity())
     frames = torch.tensor([[-1, 2, -1, 0, -1]])
-    plain = decoder.loss(grid[None], [[2]], frames, 0.0)
-    helped = decoder.loss(grid[None], [[2]], frames, 1.0)
+    plain = decoder.loss(grid[None], [[2]], frames, LossWeights())
+    helped = decoder.loss(grid[None], [[2]], frames, LossWeights(alignment=1.0))
     expected = -(grid[1, 2] + grid[3, 0]) / 2
     assert (helped - plain).item() == pytest.approx(expected.item(), abs=1e-5)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from hangul_ocr.data.batches import Crop
+from hangul_ocr.data.crops import Crop
 from hangul_ocr.hangul import Alphabet
 from hangul_ocr.inference.ensemble import Reading, combine, most_confident, vote
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates

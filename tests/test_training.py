@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
-from hangul_ocr.data.batches import STEPS_PER_BLOCK, Crop, TrainingBlocks, fixed_groups
+from hangul_ocr.data.batches import STEPS_PER_BLOCK, TrainingBlocks, fixed_groups
+from hangul_ocr.data.crops import Crop, join_crops, rarity_weights
+from hangul_ocr.data.images import UnreadableImage
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.models.checkpoint import initialise_from, load_model, load_tensors, require_alphabet, save_model
 from hangul_ocr.models.recognizer import Recognizer
@@ -26,6 +28,7 @@ MODEL = ModelSettings(backbone="resnet10t", backbone_args={"channels": (8, 8, 16
 STAGE = TrainingSettings(
     steps=32, crops_per_step=6, validate_every=16, save_every=10, workers=0, number_type="float32", alignment_weight=0.5
 )
+SAVED_OFTEN = replace(STAGE, steps=160, save_every=8)
 ALPHABET = Alphabet("0123456789가각")
 
 
@@ -104,7 +107,7 @@ def test_metrics_and_best_weights_are_written(tmp_path):
 
 
 def test_the_schedule_lands_on_the_clock(tmp_path):
-    settings = replace(STAGE, steps=100_000, seconds=1.0)
+    settings = replace(STAGE, steps=100_000, seconds=2.5)
     result = stage(tmp_path, settings).run()
     assert result.finished
     assert 0 < result.progress.step < 100_000
@@ -197,7 +200,140 @@ def test_two_processes_train_one_model(tmp_path):
     world, sums = json.loads((tmp_path / "sums.json").read_text())
     assert world == 2
     assert sums[0] == sums[1]
-    assert weights(tmp_path)[1]["step"] == STAGE.steps
+    together = weights(tmp_path)[1]
+    assert together["step"] == STAGE.steps
+    # The same crops in other steps: batch statistics differ, what is learnt does not.
+    stage(tmp_path / "alone").run()
+    alone = weights(tmp_path / "alone")[1]
+    assert together["history"][-1]["valid_loss"] == pytest.approx(alone["history"][-1]["valid_loss"], rel=0.1)
+
+
+def _train_alone(folder):
+    torch.set_num_threads(1)
+    stage(folder, SAVED_OFTEN).run()
+
+
+def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
+    """SIGKILL, at moments spread over the run: nothing can be tidied up, and no half-written state may be taken."""
+    command = [sys.executable, __file__, str(tmp_path / "killed"), "alone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    kills = 0
+    while kills < 4:
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = _steps_saved(tmp_path / "killed")
+        while process.poll() is None and _steps_saved(tmp_path / "killed") == before:
+            time.sleep(0.005)
+        time.sleep(0.01 * kills)
+        process.kill()
+        kills += 1
+        if process.wait() == 0:
+            break
+    assert kills > 1, "the run was over before it could be killed twice"
+    subprocess.run(command, env=environment, check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [*command[:2], str(tmp_path / "whole"), "alone"], env=environment, check=True, stderr=subprocess.DEVNULL
+    )
+    whole, killed = weights(tmp_path / "whole")[0], weights(tmp_path / "killed")[0]
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, killed[name]), name
+
+
+def _steps_saved(folder):
+    return weights(folder)[1]["step"] if (folder / LAST).is_file() else 0
+
+
+def test_where_the_memory_ends_the_crops_go_in_parts(tmp_path, monkeypatch, capsys):
+    ours, whole = stage(tmp_path / "parts"), stage(tmp_path / "whole")
+    true_forward, most = ours.recognizer.forward, []
+
+    def small_device(images, *arguments):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        most.append(len(images))
+        return true_forward(images, *arguments)
+
+    monkeypatch.setattr(ours.recognizer, "forward", small_device)
+    groups = max(ours.blocks[0], key=lambda groups: max(len(group.texts) for group in groups))
+    assert max(len(group.texts) for group in groups) > 2
+    for trained in (ours, whole):
+        trained.recognizer.eval()  # batch statistics would differ
+    total = ours._gradients_that_fit(groups)
+    assert total == pytest.approx(whole._gradients_that_fit(groups), rel=1e-4)
+    assert max(most) <= 2 == ours.largest or ours.largest == 1
+    for mine, theirs in zip(ours.recognizer.parameters(), whole.recognizer.parameters(), strict=True):
+        if theirs.grad is not None:
+            assert torch.allclose(mine.grad, theirs.grad, atol=1e-5)
+    assert "out of memory; going on with" in capsys.readouterr().err
+
+
+def test_any_other_error_is_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
+    ours = stage(tmp_path)
+
+    def broken(*_):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(ours.recognizer, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        ours._gradients_that_fit(ours.blocks[0][0])
+
+
+class OneDamaged(Digits):
+    """Digits, of which one cannot be read."""
+
+    def crop(self, index, rng):
+        if index == 3:
+            raise UnreadableImage("train/0003.jpg: truncated")
+        return super().crop(index, rng)
+
+
+def test_an_unreadable_crop_is_replaced_counted_and_named(tmp_path, capsys):
+    trained = stage(tmp_path, replace(STAGE, steps=16))
+    trained.blocks.real = OneDamaged()
+    progress = trained.run().progress
+    assert progress.unreadable > 0
+    assert "another crop taken for train/0003.jpg: truncated" in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "metrics.csv")["unreadable_crops"].iloc[-1] == progress.unreadable
+
+
+def test_a_store_without_a_readable_crop_is_an_error(tmp_path):
+    class Damaged(Digits):
+        def crop(self, index, rng):
+            raise UnreadableImage("empty")
+
+    blocks = TrainingBlocks(MODEL, ALPHABET, 5, 0, real=Damaged())
+    with pytest.raises(HangulOcrError, match="in a row cannot be read"):
+        blocks[0]
+
+
+def test_the_pixels_side_may_learn_at_a_rate_of_its_own(tmp_path):
+    frozen = stage(tmp_path, replace(STAGE, steps=8, backbone_rate=0.0, weight_decay=0.0))
+    before = {name: tensor.clone() for name, tensor in frozen.recognizer.named_parameters()}
+    frozen.run()
+    for name, tensor in frozen.recognizer.named_parameters():
+        assert torch.equal(before[name], tensor) == name.startswith("backbone."), name
+
+
+def test_joined_crops_carry_both_texts_and_all_places(tmp_path):
+    first, second = Digits().crop(1, None), Digits().crop(3, None)
+    joined = join_crops(first, second)
+    assert joined.text == f"{first.text} {second.text}"
+    assert joined.image.shape[1] == first.image.shape[1] + second.image.shape[1]
+    assert (np.diff(joined.centres[:, 0]) > 0).all()
+    assert len(joined.centres) == len(joined.text)
+    down = join_crops(Digits().crop(0, None), Digits().crop(4, None))
+    assert down.image.shape[0] > 2 * down.image.shape[1]
+    assert join_crops(first, Digits().crop(4, None)) is first
+    assert join_crops(first, second, longest=4) is first
+
+
+def test_rare_characters_are_drawn_more_often():
+    texts = ["가가"] * 98 + ["가힣", ""]
+    weights_of = rarity_weights(texts, 1.0)
+    assert weights_of.sum() == pytest.approx(1.0)
+    assert weights_of[98] == pytest.approx(99 * weights_of[0])
+    assert np.allclose(rarity_weights(texts, 0.0), 0.01)
+    blocks = TrainingBlocks(MODEL, ALPHABET, 50, 0, real=Digits(), real_weights=np.eye(20)[7])
+    assert set(keys_of(blocks[0])) == {7}
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
@@ -252,4 +388,4 @@ def test_a_checkpoint_cut_short_is_not_taken_for_whole(tmp_path):
 
 
 if __name__ == "__main__":
-    _train_in_two_processes(Path(sys.argv[1]))
+    (_train_alone if "alone" in sys.argv else _train_in_two_processes)(Path(sys.argv[1]))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from hangul_ocr.data.batches import LmdbCrops
+from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.dacon import Competition, ImageFiles
 from hangul_ocr.data.images import UnreadableImage, decode_trusted, image_size
 from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, matches, write_lmdb

@@ -16,10 +16,25 @@ from hangul_ocr.hangul import HangulOcrError
 NUMBER_TYPES = ("auto", "float32", "bfloat16", "float16")
 
 
+#: Clova AI's extractors and how many time steps each gives for a long side in pixels.
+CLOVA_STEPS = {
+    "clova_vgg": lambda long_side: long_side // 4 - 1,
+    "clova_rcnn": lambda long_side: long_side // 4 + 1,
+    "clova_resnet": lambda long_side: long_side // 4 + 1,
+}
+
+
 @dataclass(frozen=True)
 class ModelSettings:
-    """The network. ``short_side`` is a crop's height (its width when the text runs down), in pixels."""
+    """The network. ``short_side`` is a crop's height (its width when the text runs down), in pixels.
 
+    With ``fixed_width`` every crop, whatever its ratio, is squeezed to ``short_side`` x ``fixed_width``. Pixels are
+    brought to zero mean and unit spread by ``crop``, or from 0..255 to -1..1 (``fixed``). ``backbone`` is a timm name
+    or one of Clova AI's: clova_vgg, clova_rcnn, clova_resnet, whose sequence models are ``clova_bilstm`` and
+    ``identity`` and whose attention is ``lstm_attention``.
+    """
+
+    rectifier: str = "none"
     backbone: str = "resnet10t"
     backbone_args: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = False
@@ -32,22 +47,62 @@ class ModelSettings:
     hidden: int = 192
     decoder: str = "ctc"
     classifier: str = "compositional"
+    joint_share: float = 0.0
     max_length: int = 25
+    fixed_width: int = 0
+    normalisation: str = "crop"
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _one_of("neck", self.neck, ("bilstm", "none"))
-        _one_of("decoder", self.decoder, ("ctc", "attention"))
+        _one_of("rectifier", self.rectifier, ("none", "tps"))
+        _one_of("neck", self.neck, ("bilstm", "none", "clova_bilstm", "identity"))
+        _one_of("decoder", self.decoder, ("ctc", "attention", "hybrid", "lstm_attention"))
         _one_of("classifier", self.classifier, ("compositional", "dense"))
+        _one_of("normalisation", self.normalisation, ("crop", "fixed"))
         _at_least(self, 1, "short_side", "along_stride", "across_stride", "hidden", "max_length")
-        _at_least(self, 0, "mixing_blocks")
-        if self.short_side % (2 * self.along_stride):
+        _at_least(self, 0, "mixing_blocks", "fixed_width")
+        if not 0 <= self.joint_share <= 1:
+            _refuse("joint_share", self.joint_share, "from 0 to 1")
+        if self.decoder == "lstm_attention" and self.classifier != "dense":
+            _refuse("classifier", self.classifier, "dense, with decoder lstm_attention")
+        if self.backbone in CLOVA_STEPS:
+            if set(self.backbone_args) != {"output_channel"}:
+                _refuse(
+                    "backbone_args",
+                    self.backbone_args,
+                    f"{{'output_channel': 512}} or another width, with {self.backbone}",
+                )
+            if self.short_side != 32:
+                _refuse("short_side", self.short_side, f"32, the height that {self.backbone} is made for")
+        elif self.short_side % (2 * self.along_stride) or self.fixed_width % self.along_stride:
             _refuse("short_side", self.short_side, f"a multiple of {2 * self.along_stride}, twice along_stride")
+
+    def time_steps(self, long_side: int) -> int:
+        """Return how many positions along the text the network gives for crops of ``long_side`` pixels."""
+        clova = CLOVA_STEPS.get(self.backbone)
+        return clova(long_side) if clova else long_side // self.along_stride
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What is added to a decoder's own loss: known frames, label smoothing, the attention branch beside CTC."""
+
+    alignment: float = 0.0
+    smoothing: float = 0.0
+    guidance: float = 0.0
+
+
+PLAIN_LOSS = LossWeights()
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """One training stage: it ends after ``steps``, or lands its schedule at ``seconds`` if that is sooner."""
+    """One training stage: it ends after ``steps``, or lands its schedule at ``seconds`` if that is sooner.
+
+    Of the real crops ``join_share`` are joined to another, and rare characters are drawn more often by ``balance``
+    (0 not at all, 1 inversely to their frequency). The rectifier and the backbone learn at ``backbone_rate`` times the
+    learning rate.
+    """
 
     steps: int = 1000
     seconds: float | None = None
@@ -58,7 +113,12 @@ class TrainingSettings:
     clip: float = 5.0
     ema_decay: float = 0.998
     alignment_weight: float = 1.0
+    label_smoothing: float = 0.0
+    guidance_weight: float = 0.5
     augment: float = 1.0
+    join_share: float = 0.0
+    balance: float = 0.0
+    backbone_rate: float = 1.0
     synthetic_share: float = 0.0
     validate_every: int = 250
     save_every: int = 250
@@ -69,16 +129,22 @@ class TrainingSettings:
         _check_types(self)
         _one_of("number_type", self.number_type, NUMBER_TYPES)
         _at_least(self, 1, "steps", "crops_per_step", "validate_every", "save_every")
-        _at_least(self, 0, "workers", "weight_decay", "alignment_weight", "augment")
+        _at_least(self, 0, "workers", "weight_decay", "alignment_weight", "guidance_weight", "augment", "balance")
         for name in ("seconds", "learning_rate", "clip"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 _refuse(name, value, "above 0")
-        for name in ("warmup", "ema_decay"):
+        for name in ("warmup", "ema_decay", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 _refuse(name, getattr(self, name), "from 0 to below 1")
-        if not 0 <= self.synthetic_share <= 1:
-            _refuse("synthetic_share", self.synthetic_share, "from 0 to 1")
+        for name in ("synthetic_share", "join_share", "backbone_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                _refuse(name, getattr(self, name), "from 0 to 1")
+
+    @property
+    def loss_weights(self) -> LossWeights:
+        """The weights of the loss's parts."""
+        return LossWeights(self.alignment_weight, self.label_smoothing, self.guidance_weight)
 
 
 @dataclass(frozen=True)
@@ -195,6 +261,28 @@ def _at_least(part: Any, least: int, *names: str) -> None:
 def _refuse(name: str, value: Any, wanted: str) -> typing.NoReturn:
     raise HangulOcrError(f"{name} = {value!r}: must be {wanted}; change it in the settings")
 
+
+def clova(name: str = "TPS-ResNet-BiLSTM-Attn", width: int = 512, hidden: int = 256, **changes: Any) -> ModelSettings:
+    """Return a network of Baek et al. (ICCV 2019) by its name: transformation, extractor, sequence, prediction.
+
+    ``width`` is the extractor's, ``hidden`` the sequence model's. As published, it reads grey crops squeezed to
+    32 x 100 with a dense classifier; ``changes`` replace any field. Raises ``HangulOcrError`` for another name.
+    """
+    parts = dict(zip(_CLOVA, name.split("-"), strict=False))
+    if len(name.split("-")) != 4 or any(part not in _CLOVA[kind] for kind, part in parts.items()):
+        choices = "-".join("/".join(options) for options in _CLOVA.values())
+        raise HangulOcrError(f"network {name!r} is none of Clova's; it must be {choices}")
+    chosen = {kind: _CLOVA[kind][part] for kind, part in parts.items()}
+    fixed = {"classifier": "dense", "fixed_width": 100, "normalisation": "fixed", "hidden": hidden}
+    return ModelSettings(**(chosen | fixed | {"backbone_args": {"output_channel": width}} | changes))
+
+
+_CLOVA = {
+    "rectifier": {"None": "none", "TPS": "tps"},
+    "backbone": {"VGG": "clova_vgg", "RCNN": "clova_rcnn", "ResNet": "clova_resnet"},
+    "neck": {"None": "identity", "BiLSTM": "clova_bilstm"},
+    "decoder": {"CTC": "ctc", "Attn": "lstm_attention"},
+}
 
 THIN_RESNET = {"channels": [32, 64, 128, 128], "stem_width": 16}
 

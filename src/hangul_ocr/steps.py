@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hangul_ocr.data.batches import STEPS_PER_BLOCK, LmdbCrops
+from hangul_ocr.data.batches import STEPS_PER_BLOCK
+from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.dacon import (
     TRAIN,
     Competition,
@@ -268,10 +269,11 @@ def pretrain_run(run: Run, prepared: Prepared, deadline: float | None = None) ->
 
 def _finished(result: StageResult, name: str) -> StageResult:
     progress = result.progress
-    if progress.skipped_steps or progress.unwritable:
+    if progress.skipped_steps or progress.unwritable or progress.unreadable:
         print(
             f"{name}: {progress.skipped_steps:,} steps skipped (not finite), {progress.unwritable:,} labels too long "
-            "for their crops (CTC leaves them out) or for max_length (attention learns their beginning)"
+            "for their crops (CTC leaves them out) or for max_length (attention learns their beginning), "
+            f"{progress.unreadable:,} crops unreadable (others took their place)"
         )
     if not result.finished:
         minutes = progress.seconds / 60

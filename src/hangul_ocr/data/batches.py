@@ -9,9 +9,8 @@ the same number of steps in every process.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
@@ -19,52 +18,38 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hangul_ocr.data.augment import augment
-from hangul_ocr.data.images import decode_trusted
-from hangul_ocr.hangul import UNKNOWN_CLASS, Alphabet
+from hangul_ocr.data.crops import TALL, Crop, CropSource, crop_or_none, join_crops
+from hangul_ocr.data.images import UnreadableImage
+from hangul_ocr.hangul import UNKNOWN_CLASS, Alphabet, HangulOcrError
 from hangul_ocr.settings import ModelSettings
-
-if TYPE_CHECKING:
-    from hangul_ocr.data.lmdb_store import LmdbReader
 
 # The long side of a batch in short sides; finer where most words are.
 RATIOS = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 16)
-# From this height to width on, text is taken to run down: two syllables one above the other begin at about 1.1.
-TALL = 1.1
 STEPS_PER_BLOCK = 8
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A decoded crop: ``image`` (H, W, 3) uint8 RGB, and ``centres`` (n, 2) in 0..1 where a renderer knows them."""
-
-    key: str
-    image: np.ndarray
-    text: str
-    centres: np.ndarray | None = None
-
-
-class CropSource(Protocol):
-    """Anything that returns its ``index``-th crop, changed as ``rng`` says."""
-
-    def __len__(self) -> int: ...
-
-    def crop(self, index: int, rng: np.random.Generator) -> Crop: ...
+# So many unreadable crops in a row mean that a whole store is damaged.
+TRIES = 20
 
 
 @dataclass(frozen=True)
 class Group:
-    """Crops of one shape: ``images`` (N, H, W, C) uint8; ``frames`` (N, T) as in :func:`frame_labels`."""
+    """Crops of one shape: ``images`` (N, H, W, C) uint8; ``frames`` (N, T) as in :func:`frame_labels`.
+
+    ``lost`` names the unreadable crops in whose place others were taken.
+    """
 
     images: Tensor
     keys: list[str]
     texts: list[str]
     targets: list[list[int]]
     frames: Tensor
+    lost: tuple[str, ...] = ()
 
 
-def batch_shape(width: int, height: int, short_side: int) -> tuple[int, int]:
+def batch_shape(width: int, height: int, model: ModelSettings) -> tuple[int, int]:
     """Return (height, width) in pixels of the batch that a crop of this size goes to: the nearest ratio."""
+    short_side = model.short_side
+    if model.fixed_width:
+        return short_side, model.fixed_width
     tall = height > TALL * width
     ratio = max(height, width) / min(height, width) if tall or width > height else 1.0
     nearest = min(RATIOS, key=lambda r: abs(np.log(r / ratio)))
@@ -81,22 +66,6 @@ def resize(image: np.ndarray, shape: tuple[int, int], grey: bool) -> np.ndarray:
     return resized.reshape(*shape, -1)
 
 
-class LmdbCrops:
-    """The crops of an LMDB, or of some rows of it, augmented on reading."""
-
-    def __init__(self, reader: LmdbReader, rows: Sequence[int] | None = None, strength: float = 0.0) -> None:
-        self.reader, self.strength = reader, strength
-        self.rows = list(range(len(reader))) if rows is None else list(rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def crop(self, index: int, rng: np.random.Generator) -> Crop:
-        """Return the ``index``-th of the chosen rows."""
-        sample = self.reader[self.rows[index]]
-        return Crop(sample.key, augment(decode_trusted(sample.image), rng, self.strength), sample.text)
-
-
 def make_groups(crops: Sequence[Crop], model: ModelSettings, alphabet: Alphabet) -> list[Group]:
     """Sort crops by their nearest shape into groups."""
     by_shape: dict[tuple[int, int], list[Crop]] = {}
@@ -106,7 +75,7 @@ def make_groups(crops: Sequence[Crop], model: ModelSettings, alphabet: Alphabet)
 
 
 def _shape_of(crop: Crop, model: ModelSettings) -> tuple[int, int]:
-    return batch_shape(crop.image.shape[1], crop.image.shape[0], model.short_side)
+    return batch_shape(crop.image.shape[1], crop.image.shape[0], model)
 
 
 def equal_area_parts(crops: Sequence[Crop], model: ModelSettings, parts: int) -> list[list[Crop]]:
@@ -128,11 +97,12 @@ def equal_area_parts(crops: Sequence[Crop], model: ModelSettings, parts: int) ->
 def _group(shape: tuple[int, int], crops: list[Crop], model: ModelSettings, alphabet: Alphabet) -> Group:
     images = np.stack([resize(crop.image, shape, model.grey) for crop in crops])
     targets = [alphabet.encode(crop.text) for crop in crops]
-    steps = max(shape) // model.along_stride
+    steps = model.time_steps(max(shape))
     frames = np.full((len(crops), steps), UNKNOWN_CLASS, dtype=np.int64)
     axis = 1 if shape[0] > shape[1] else 0
     for row, crop, target in zip(frames, crops, targets, strict=True):
-        if crop.centres is not None:
+        squeezed_flat = shape[1] > shape[0] and crop.tall
+        if crop.centres is not None and not squeezed_flat:
             row[:] = frame_labels(target, crop.centres[:, axis], steps)
     return Group(
         torch.from_numpy(images), [c.key for c in crops], [c.text for c in crops], targets, torch.from_numpy(frames)
@@ -161,7 +131,9 @@ def frame_labels(classes: Sequence[int], places: Sequence[float], steps: int) ->
 class TrainingBlocks(Dataset):
     """Item ``k`` is block ``k``: ``STEPS_PER_BLOCK`` optimiser steps, each a list of groups, for this process's crops.
 
-    Crops come from ``real`` in a new order each epoch and, for ``synthetic_share`` of them, from ``synthetic``.
+    Crops come from ``real`` in a new order each epoch and, for ``synthetic_share`` of them, from ``synthetic``. With
+    ``real_weights`` (N,) an epoch draws real crops by these probabilities instead; ``join_share`` of the real crops
+    have another one joined to them.
     """
 
     def __init__(
@@ -174,10 +146,13 @@ class TrainingBlocks(Dataset):
         real: CropSource | None = None,
         synthetic: CropSource | None = None,
         synthetic_share: float = 1.0,
+        join_share: float = 0.0,
+        real_weights: np.ndarray | None = None,
         process: tuple[int, int] = (0, 1),
     ) -> None:
         self.model, self.alphabet, self.seed = model, alphabet, seed
         self.real, self.synthetic, self.process = real, synthetic, process
+        self.join_share, self.real_weights = join_share, real_weights
         share = 1.0 if real is None else synthetic_share if synthetic is not None else 0.0
         crops = crops_per_step * STEPS_PER_BLOCK
         self.n_synthetic = round(crops * share)
@@ -185,8 +160,10 @@ class TrainingBlocks(Dataset):
 
     def __getitem__(self, block: int) -> list[list[Group]]:
         rank, world = self.process
-        crops = [self._crop(block, place) for place in range(rank, self.n_real + self.n_synthetic, world)]
+        lost: list[str] = []
+        crops = [self._crop(block, place, lost) for place in range(rank, self.n_real + self.n_synthetic, world)]
         steps = self._steps(crops)
+        steps[0][0] = replace(steps[0][0], lost=tuple(lost))
         order = np.random.default_rng([self.seed, block]).permutation(len(steps))
         return [steps[i] for i in order]
 
@@ -206,11 +183,24 @@ class TrainingBlocks(Dataset):
         shapes = sorted(_shape_of(crop, self.model) for crop in crops)
         return _group(shapes[int(0.8 * (len(shapes) - 1))], crops, self.model, self.alphabet)
 
-    def _crop(self, block: int, place: int) -> Crop:
+    def _crop(self, block: int, place: int, lost: list[str]) -> Crop:
         rng = np.random.default_rng([self.seed, block, place])
-        if place < self.n_real:
-            return self.real.crop(self._row(block * self.n_real + place), rng)
-        return self.synthetic.crop(block * self.n_synthetic + place - self.n_real, rng)
+        if place >= self.n_real:
+            return self.synthetic.crop(block * self.n_synthetic + place - self.n_real, rng)
+        crop = self._real_crop(self._row(block * self.n_real + place), rng, lost)
+        if self.join_share and rng.random() < self.join_share:
+            other = self._real_crop(int(rng.integers(len(self.real))), rng, lost)
+            return join_crops(crop, other, self.model.max_length)
+        return crop
+
+    def _real_crop(self, row: int, rng: np.random.Generator, lost: list[str]) -> Crop:
+        """Return the crop at ``row``, or the next that can be read; what is lost is noted."""
+        for further in range(TRIES):
+            try:
+                return self.real.crop((row + further) % len(self.real), rng)
+            except UnreadableImage as error:
+                lost.append(str(error))
+        raise HangulOcrError(f"{TRIES} crops in a row cannot be read (last {lost[-1]}); make the LMDB anew")
 
     def _row(self, position: int) -> int:
         """Return the row at ``position`` of the endless sequence of seeded epochs."""
@@ -219,7 +209,9 @@ class TrainingBlocks(Dataset):
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._rows = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.real))
+            rng, n = np.random.default_rng([self.seed, epoch]), len(self.real)
+            drawn = rng.permutation(n) if self.real_weights is None else rng.choice(n, n, p=self.real_weights)
+            self._epoch, self._rows = epoch, drawn
         return self._rows
 
 
@@ -232,8 +224,8 @@ def fixed_groups(
     source: CropSource, model: ModelSettings, alphabet: Alphabet, largest: int = 128, seed: int = 0
 ) -> list[Group]:
     """Return all crops of a source in groups of at most ``largest``, for validation (a set that fits in memory)."""
-    crops = [source.crop(i, np.random.default_rng([seed, i])) for i in range(len(source))]
-    by_shape = make_groups(crops, model, alphabet)
+    crops = (crop_or_none(source, i, np.random.default_rng([seed, i])) for i in range(len(source)))
+    by_shape = make_groups([crop for crop in crops if crop is not None], model, alphabet)
     return [part for group in by_shape for part in split_group(group, largest)]
 
 

@@ -15,7 +15,8 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from hangul_ocr.data.batches import Crop, CropSource, Group, make_groups, split_group
+from hangul_ocr.data.batches import Group, make_groups, split_group
+from hangul_ocr.data.crops import Crop, CropSource, crop_or_none
 from hangul_ocr.data.dacon import ImageFiles
 from hangul_ocr.data.images import SUFFIXES, UnreadableImage, decode_image
 from hangul_ocr.data.tables import read_table
@@ -24,6 +25,7 @@ from hangul_ocr.inference.ensemble import Reading, combine
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.workspace import atomic_write_text, make_accelerator
 
+BLANK = np.full((32, 32, 3), 127, np.uint8)
 CHUNK = 512
 LARGEST_BATCH = 128
 
@@ -153,8 +155,9 @@ def _chunks(source: CropSource) -> Iterator[list[Crop]]:
 
 
 def _load(source: CropSource, span: range) -> list[Crop]:
-    crops = [source.crop(i, np.random.default_rng(i)) for i in span]
-    return [Crop(str(place), crop.image, "") for place, crop in enumerate(crops)]
+    """Return the crops keyed by their place; one that cannot be read is blank, since each needs an answer."""
+    crops = [crop_or_none(source, i, np.random.default_rng(i)) for i in span]
+    return [Crop(str(place), BLANK if crop is None else crop.image, "") for place, crop in enumerate(crops)]
 
 
 def _read_chunk(
@@ -179,9 +182,9 @@ def _batches(models: Sequence[Recognizer], crops: list[Crop]) -> dict[tuple, lis
     return batches
 
 
-def _input_kind(model: Recognizer) -> tuple[int, bool, int]:
+def _input_kind(model: Recognizer) -> tuple[int, int, bool]:
     """Return what decides how crops become tensors."""
-    return model.settings.short_side, model.settings.grey, model.settings.along_stride
+    return model.settings.short_side, model.settings.fixed_width, model.settings.grey
 
 
 @torch.inference_mode()

@@ -1,57 +1,68 @@
-"""An attention decoder: one transformer layer that writes a string character by character over the feature sequence.
+"""Attention decoders: they write a string character by character over the feature sequence; class 0 ends it.
 
-Trained with teacher forcing in parallel; class 0 ends a string. Vaswani et al., arXiv 1706.03762.
+:class:`AutoregressiveDecoder` holds what all share: teacher forcing in training, beam search, scoring of given strings.
+:class:`AttentionDecoder` is one causal transformer layer (Vaswani et al., arXiv 1706.03762).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hangul_ocr.settings import LossWeights
+
 PADDING = -100
+NEVER = -1e30
 
 
-class AttentionDecoder(nn.Module):
-    """Reads the features (N, T, D) with a causal transformer layer; strings end at class 0 or at ``max_length``."""
+class AutoregressiveDecoder(nn.Module, ABC):
+    """A decoder that feeds back what it has written: first the class ``start``, at most ``max_length`` characters.
 
-    def __init__(self, classifier: nn.Module, classes: int, width: int, max_length: int) -> None:
+    Classes from ``start`` on are never written: a decoder may score its own start symbol, as Clova's does.
+    """
+
+    def __init__(self, start: int, max_length: int) -> None:
         super().__init__()
-        self.classifier = classifier
-        self.max_length = max_length
-        self.start = classes
-        self.embedding = nn.Embedding(classes + 1, width)
-        self.position = nn.Parameter(torch.randn(max_length + 1, width) * 0.02)
-        heads = next(n for n in (8, 6, 4, 3, 2, 1) if width % n == 0)
-        self.layer = nn.TransformerDecoderLayer(width, heads, 2 * width, 0.0, batch_first=True, norm_first=True)
-        self.norm = nn.LayerNorm(width)
+        self.start, self.max_length = start, max_length
 
-    def _step_scores(self, features: Tensor, written: Tensor) -> Tensor:
-        """Return log probabilities (N, L, classes) of what follows each prefix of ``written`` (N, L)."""
-        length = written.shape[1]
-        inputs = self.embedding(written) + self.position[:length]
-        mask = nn.Transformer.generate_square_subsequent_mask(length, device=features.device, dtype=inputs.dtype)
-        hidden = self.layer(inputs, features.to(inputs.dtype), tgt_mask=mask, tgt_is_causal=True)
-        return self.classifier(self.norm(hidden)).float().log_softmax(dim=-1)
+    @abstractmethod
+    def begin(self, features: Tensor) -> Any:
+        """Return the state before the first character for ``features`` (N, T, D)."""
 
-    def _teacher_forced(self, features: Tensor, strings: Sequence[Sequence[int]]) -> Tensor:
-        """Return log P of each character and the end (N, L); 0 on the padding."""
+    @abstractmethod
+    def advance(self, features: Tensor, state: Any, symbols: Tensor) -> tuple[Tensor, Any]:
+        """Feed the classes ``symbols`` (N,); return log probabilities (N, classes) of the next, and the new state."""
+
+    @abstractmethod
+    def reorder(self, state: Any, rows: Tensor) -> Any:
+        """Return the state of the beams ``rows`` (M,)."""
+
+    @abstractmethod
+    def teacher_forced(self, features: Tensor, inputs: Tensor) -> Tensor:
+        """Return log probabilities (N, L, classes) of what follows each prefix of ``inputs`` (N, L)."""
+
+    def loss(self, features: Tensor, targets: Sequence[Sequence[int]], frames: Tensor, weights: LossWeights) -> Tensor:
+        """Return the mean cross-entropy of each crop's characters (N,); frame labels have no place here."""
+        inputs, outputs = self._teaching(targets, features.device)
+        scores = self.teacher_forced(features, inputs)
+        written = outputs != PADDING
+        losses = F.nll_loss(scores.transpose(1, 2), outputs, reduction="none", ignore_index=PADDING)
+        if weights.smoothing > 0:
+            losses = (1 - weights.smoothing) * losses - weights.smoothing * scores.mean(-1) * written
+        return losses.sum(1) / written.sum(1)
+
+    def _teaching(self, strings: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return what is fed in and what is wanted (N, L): start and string, string and end; padded."""
         rows = [list(string[: self.max_length]) for string in strings]
         length = max(map(len, rows)) + 1
-        inputs = torch.full((len(rows), length), 0, device=features.device)
-        outputs = torch.full((len(rows), length), PADDING, device=features.device)
-        for i, row in enumerate(rows):
-            inputs[i, : len(row) + 1] = torch.tensor([self.start, *row])
-            outputs[i, : len(row) + 1] = torch.tensor([*row, 0])
-        scores = self._step_scores(features, inputs)
-        return -F.nll_loss(scores.transpose(1, 2), outputs, reduction="none", ignore_index=PADDING)
-
-    def loss(self, features: Tensor, targets: Sequence[Sequence[int]], frames: Tensor, alignment: float) -> Tensor:
-        """Return the mean cross-entropy of each crop's characters (N,); frame labels have no place here."""
-        lengths = torch.tensor([len(t) + 1 for t in targets], device=features.device)
-        return -self._teacher_forced(features, targets).sum(1) / lengths
+        inputs = [[self.start, *row] + [0] * (length - 1 - len(row)) for row in rows]
+        outputs = [[*row, 0] + [PADDING] * (length - 1 - len(row)) for row in rows]
+        return torch.tensor(inputs, device=device), torch.tensor(outputs, device=device)
 
     def unwritable(self, targets: Sequence[Sequence[int]], steps: int) -> int:
         """Return how many labels are longer than ``max_length``: only their beginning is learnt."""
@@ -65,33 +76,73 @@ class AttentionDecoder(nn.Module):
     def candidates(self, features: Tensor, count: int) -> list[list[tuple[list[int], float]]]:
         """Return for each crop up to ``count`` strings with log probabilities, best first (beam search)."""
         n, device = len(features), features.device
-        repeated = features.repeat_interleave(count, dim=0)
-        written = torch.full((n * count, 1), self.start, device=device)
-        totals = torch.full((n, count), -1e30, device=device)
+        features = features.repeat_interleave(count, dim=0)
+        state, symbols = self.begin(features), torch.full((n * count,), self.start, device=device)
+        written = torch.empty((n * count, 0), dtype=torch.long, device=device)
+        totals = torch.full((n, count), NEVER, device=device)
         totals[:, 0] = 0.0
         for place in range(self.max_length + 1):
-            step = self._step_scores(repeated, written)[:, -1].view(n, count, -1)
-            if place == self.max_length:
-                step[..., 1:] = -1e30  # no room for more: the string must end here
-            ended = (written[:, 1:] == 0).any(1).view(n, count)
+            scores, state = self.advance(features, state, symbols)
+            step = self._allowed(scores, place).view(n, count, -1)
+            ended = (written == 0).any(1).view(n, count)
             totals, parent, symbol = _grow(totals, step, ended)
-            rows = (torch.arange(n, device=device)[:, None] * count + parent).flatten()
-            written = torch.cat([written[rows], symbol.view(-1, 1)], dim=1)
-            if bool((written[:, 1:] == 0).any(1).all()):
+            rows, symbols = (torch.arange(n, device=device)[:, None] * count + parent).flatten(), symbol.flatten()
+            state, written = self.reorder(state, rows), torch.cat([written[rows], symbols[:, None]], dim=1)
+            if bool((written == 0).any(1).all()):
                 break
-        return _strings(written[:, 1:].view(n, count, -1), totals)
+        return _strings(written.view(n, count, -1), totals)
+
+    def _allowed(self, scores: Tensor, place: int) -> Tensor:
+        """Return ``scores`` (N, classes) without the start symbol; with the end alone where there is no more room."""
+        return scores[:, : self.start] if place < self.max_length else scores[:, :1]
 
     def score(self, features: Tensor, strings: Sequence[Sequence[int]]) -> Tensor:
         """Return log P(string and end | crop), teacher-forced (N,); minus infinity for strings over ``max_length``."""
-        scores = self._teacher_forced(features, strings).sum(1)
+        inputs, outputs = self._teaching(strings, features.device)
+        scores = self.teacher_forced(features, inputs).transpose(1, 2)
+        totals = -F.nll_loss(scores, outputs, reduction="none", ignore_index=PADDING).sum(1)
         fits = torch.tensor([len(string) <= self.max_length for string in strings], device=features.device)
-        return scores.masked_fill(~fits, float("-inf"))
+        return totals.masked_fill(~fits, float("-inf"))
+
+
+class AttentionDecoder(AutoregressiveDecoder):
+    """One causal transformer layer over the features (N, T, D), with learned positions."""
+
+    def __init__(self, classifier: nn.Module, classes: int, width: int, max_length: int) -> None:
+        super().__init__(classes, max_length)
+        self.classifier = classifier
+        self.embedding = nn.Embedding(classes + 1, width)
+        self.position = nn.Parameter(torch.randn(max_length + 1, width) * 0.02)
+        heads = next(n for n in (8, 6, 4, 3, 2, 1) if width % n == 0)
+        self.layer = nn.TransformerDecoderLayer(width, heads, 2 * width, 0.0, batch_first=True, norm_first=True)
+        self.norm = nn.LayerNorm(width)
+
+    def begin(self, features: Tensor) -> Tensor:
+        """Return the written classes (N, 0): the layer looks at all of them at each step."""
+        return torch.empty((len(features), 0), dtype=torch.long, device=features.device)
+
+    def advance(self, features: Tensor, state: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        """See the base class."""
+        state = torch.cat([state, symbols[:, None]], dim=1)
+        return self.teacher_forced(features, state)[:, -1], state
+
+    def reorder(self, state: Tensor, rows: Tensor) -> Tensor:
+        """See the base class."""
+        return state[rows]
+
+    def teacher_forced(self, features: Tensor, inputs: Tensor) -> Tensor:
+        """See the base class."""
+        length = inputs.shape[1]
+        embedded = self.embedding(inputs) + self.position[:length]
+        mask = nn.Transformer.generate_square_subsequent_mask(length, device=features.device, dtype=embedded.dtype)
+        hidden = self.layer(embedded, features.to(embedded.dtype), tgt_mask=mask, tgt_is_causal=True)
+        return self.classifier(self.norm(hidden)).float().log_softmax(dim=-1)
 
 
 def _grow(totals: Tensor, step: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return totals, parent beams and classes (N, K) of the best continuations; an ended string goes on at no cost."""
     n, count, classes = step.shape
-    frozen = torch.full((classes,), -1e30, device=step.device)
+    frozen = torch.full((classes,), NEVER, device=step.device)
     frozen[0] = 0.0
     step = torch.where(ended.unsqueeze(-1), frozen, step)
     best, place = (totals.unsqueeze(-1) + step).view(n, -1).topk(count, dim=1)
@@ -102,5 +153,5 @@ def _strings(written: Tensor, totals: Tensor) -> list[list[tuple[list[int], floa
     results = []
     for beams, scores in zip(written.tolist(), totals.tolist(), strict=True):
         strings = [row[: row.index(0)] if 0 in row else row for row in beams]
-        results.append([(s, t) for s, t in zip(strings, scores, strict=True) if t > -1e29])
+        results.append([(s, t) for s, t in zip(strings, scores, strict=True) if t > NEVER / 10])
     return results

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hangul_ocr.hangul import UNKNOWN_CLASS, Alphabet, ctc_steps_needed
 from hangul_ocr.models.language import Fusion
+from hangul_ocr.settings import LossWeights
 
 #: prefix -> (P of its paths that end in a blank, of those that end in its last class, what fusion gave that class)
 Beam = dict[tuple[int, ...], tuple[float, float, float]]
@@ -40,16 +41,19 @@ class CTCDecoder(nn.Module):
         """Return (N, T, classes) in float32 for ``features`` (N, T, D)."""
         return self.classifier(features).float().log_softmax(dim=-1)
 
-    def loss(self, features: Tensor, targets: Sequence[Sequence[int]], frames: Tensor, alignment: float) -> Tensor:
+    def loss(self, features: Tensor, targets: Sequence[Sequence[int]], frames: Tensor, weights: LossWeights) -> Tensor:
         """Return the loss of each crop (N,).
 
         ``frames`` (N, T) holds the class that each time step shows where a renderer knew it, else ``UNKNOWN_CLASS``;
-        its cross-entropy, times ``alignment``, is added: it ends CTC's long plateau of blanks at once.
+        its cross-entropy, times ``weights.alignment``, is added. ``weights.smoothing`` pulls every step towards equal
+        probabilities (Kim et al., arXiv 1705.10874).
         """
         log_probabilities = self.log_probabilities(features)
         loss = ctc_losses(log_probabilities, targets) / _lengths(targets, features.device)
-        if alignment > 0 and bool((frames != UNKNOWN_CLASS).any()):
-            loss = loss + alignment * _frame_losses(log_probabilities, frames)
+        if weights.alignment > 0:
+            loss = loss + weights.alignment * _frame_losses(log_probabilities, frames)
+        if weights.smoothing > 0:
+            loss = (1 - weights.smoothing) * loss - weights.smoothing * log_probabilities.mean(dim=(1, 2))
         return loss
 
     def unwritable(self, targets: Sequence[Sequence[int]], steps: int) -> int:

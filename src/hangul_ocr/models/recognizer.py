@@ -11,8 +11,11 @@ from hangul_ocr.hangul import Alphabet
 from hangul_ocr.models.attention import AttentionDecoder
 from hangul_ocr.models.backbone import Backbone
 from hangul_ocr.models.classifier import make_classifier
+from hangul_ocr.models.clova import ClovaBackbone, ClovaSequence, LstmAttention
 from hangul_ocr.models.ctc import CTCDecoder
-from hangul_ocr.settings import ModelSettings
+from hangul_ocr.models.hybrid import HybridDecoder
+from hangul_ocr.models.rectifier import TPS
+from hangul_ocr.settings import CLOVA_STEPS, PLAIN_LOSS, LossWeights, ModelSettings
 
 SCORED_TOGETHER = 256  # strings; each costs time steps x classes of memory
 
@@ -22,6 +25,7 @@ class SequenceModel(nn.Module):
 
     def __init__(self, kind: str, width: int, hidden: int) -> None:
         super().__init__()
+        self.width = hidden
         # Without this LayerNorm the LSTM saturates and training stays on CTC's plateau several times longer.
         self.enter = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU())
         self.lstm = nn.LSTM(hidden, hidden, bidirectional=True, batch_first=True) if kind == "bilstm" else None
@@ -41,30 +45,27 @@ class Recognizer(nn.Module):
     def __init__(self, settings: ModelSettings, alphabet: Alphabet) -> None:
         super().__init__()
         self.settings, self.alphabet = settings, alphabet
-        self.backbone = Backbone(
-            settings.backbone,
-            channels=1 if settings.grey else 3,
-            along_stride=settings.along_stride,
-            across_stride=settings.across_stride,
-            mixing_blocks=settings.mixing_blocks,
-            pretrained=settings.pretrained,
-            arguments=settings.backbone_args,
-        )
-        self.neck = SequenceModel(settings.neck, self.backbone.width, settings.hidden)
-        self.decoder = _make_decoder(settings, alphabet)
+        self.rectifier = TPS(1 if settings.grey else 3) if settings.rectifier == "tps" else nn.Identity()
+        self.backbone = _make_backbone(settings)
+        self.neck = _make_neck(settings, self.backbone.width)
+        self.decoder = _make_decoder(settings, self.neck.width, alphabet)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return (N, T, hidden) for uint8 crops (N, H, W, C), each brought to zero mean and unit spread."""
-        pixels = images.permute(0, 3, 1, 2).float()
+        """Return (N, T, D) for uint8 crops (N, H, W, C)."""
+        pixels = self._normalised(images.permute(0, 3, 1, 2).float())
+        return self.neck(self.backbone(self.rectifier(pixels.contiguous(memory_format=torch.channels_last))))
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        if self.settings.normalisation == "fixed":
+            return pixels / 127.5 - 1
         spread, mean = torch.std_mean(pixels, dim=(1, 2, 3), keepdim=True)
-        pixels = (pixels - mean) / (spread + 4.0)
-        return self.neck(self.backbone(pixels.contiguous(memory_format=torch.channels_last)))
+        return (pixels - mean) / (spread + 4.0)
 
     def forward(
-        self, images: Tensor, targets: Sequence[Sequence[int]], frames: Tensor, alignment: float = 0.0
+        self, images: Tensor, targets: Sequence[Sequence[int]], frames: Tensor, weights: LossWeights = PLAIN_LOSS
     ) -> Tensor:
         """Return the training loss of each crop (N,); see the decoders' ``loss``."""
-        return self.decoder.loss(self.features(images), targets, frames, alignment)
+        return self.decoder.loss(self.features(images), targets, frames, weights)
 
     @torch.no_grad()
     def read(self, images: Tensor) -> list[tuple[str, float]]:
@@ -92,8 +93,37 @@ class Recognizer(nn.Module):
         return [[next(values) for _ in group] for group in strings]
 
 
-def _make_decoder(settings: ModelSettings, alphabet: Alphabet) -> nn.Module:
-    classifier = make_classifier(settings.classifier, settings.hidden, alphabet)
+def _make_backbone(settings: ModelSettings) -> nn.Module:
+    channels = 1 if settings.grey else 3
+    if settings.backbone in CLOVA_STEPS:
+        return ClovaBackbone(settings.backbone.removeprefix("clova_"), channels, **settings.backbone_args)
+    return Backbone(
+        settings.backbone,
+        channels=channels,
+        along_stride=settings.along_stride,
+        across_stride=settings.across_stride,
+        mixing_blocks=settings.mixing_blocks,
+        pretrained=settings.pretrained,
+        arguments=settings.backbone_args,
+    )
+
+
+def _make_neck(settings: ModelSettings, width: int) -> nn.Module:
+    if settings.neck in ("clova_bilstm", "identity"):
+        return ClovaSequence(width, settings.hidden, "bilstm" if settings.neck == "clova_bilstm" else "none")
+    return SequenceModel(settings.neck, width, settings.hidden)
+
+
+def _make_decoder(settings: ModelSettings, width: int, alphabet: Alphabet) -> nn.Module:
+    if settings.decoder == "lstm_attention":
+        return LstmAttention(width, settings.hidden, len(alphabet), settings.max_length)
+
+    def classifier() -> nn.Module:
+        return make_classifier(settings.classifier, width, alphabet)
+
     if settings.decoder == "ctc":
-        return CTCDecoder(classifier)
-    return AttentionDecoder(classifier, len(alphabet), settings.hidden, settings.max_length)
+        return CTCDecoder(classifier())
+    attention = AttentionDecoder(classifier(), len(alphabet), width, settings.max_length)
+    if settings.decoder == "attention":
+        return attention
+    return HybridDecoder(CTCDecoder(classifier()), attention, settings.joint_share)

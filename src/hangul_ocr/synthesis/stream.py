@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hangul_ocr.data.batches import Crop
+from hangul_ocr.data.crops import Crop
 from hangul_ocr.synthesis.competition import training_stream_sources
 from hangul_ocr.synthesis.renderer import Renderer, Style
 

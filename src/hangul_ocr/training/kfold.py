@@ -10,10 +10,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from hangul_ocr.data.batches import CropSource, LmdbCrops, TrainingBlocks, fixed_groups
+from hangul_ocr.data.batches import TrainingBlocks, fixed_groups
+from hangul_ocr.data.crops import CropSource, LmdbCrops, rarity_weights
 from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.models.checkpoint import initialise_from, load_model, require_alphabet
@@ -128,9 +130,11 @@ def train_fold(
         initialise_from(model, init_from)
     own, others = fold_rows(reader, folds, fold)
     real = LmdbCrops(reader, others, settings.fine_tuning.augment)
-    blocks = _blocks(run, settings.fine_tuning, seed=settings.seed * 1000 + fold + 1, real=real, synthetic=synthetic)
+    stage, seed = settings.fine_tuning, settings.seed * 1000 + fold + 1
+    weights = rarity_weights(real.texts(), stage.balance) if stage.balance else None
+    blocks = _blocks(run, stage, seed=seed, real=real, synthetic=synthetic, real_weights=weights)
     held_out = LmdbCrops(reader, own)
-    return _run_stage(f"fold {fold}", run, model, blocks, held_out, settings.fine_tuning, f"fold{fold}", deadline)
+    return _run_stage(f"fold {fold}", run, model, blocks, held_out, stage, f"fold{fold}", deadline)
 
 
 def fold_rows(reader: LmdbReader, folds: pd.DataFrame, fold: int) -> tuple[list[int], list[int]]:
@@ -154,7 +158,7 @@ def _fresh_model(run: Run, folder: str, init_from: Path | None = None) -> Recogn
     return model
 
 
-def _blocks(run: Run, stage: TrainingSettings, seed: int, **sources: CropSource | None) -> TrainingBlocks:
+def _blocks(run: Run, stage: TrainingSettings, seed: int, **sources: Any) -> TrainingBlocks:
     accelerator = make_accelerator(stage.number_type)
     process = (accelerator.process_index, accelerator.num_processes)
     return TrainingBlocks(
@@ -163,6 +167,7 @@ def _blocks(run: Run, stage: TrainingSettings, seed: int, **sources: CropSource 
         stage.crops_per_step,
         seed,
         synthetic_share=stage.synthetic_share,
+        join_share=stage.join_share,
         process=process,
         **sources,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,18 +15,18 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from timm.utils import ModelEmaV3
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hangul_ocr.data.batches import STEPS_PER_BLOCK, Group, TrainingBlocks
+from hangul_ocr.data.batches import STEPS_PER_BLOCK, Group, TrainingBlocks, split_group
 from hangul_ocr.data.tables import write_table
 from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.models.checkpoint import load_tensors, require_alphabet, save_model, save_tensors
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.settings import TrainingSettings
+from hangul_ocr.settings import PLAIN_LOSS, TrainingSettings
 from hangul_ocr.workspace import return_free_memory
 
 # Steps. Batches of many shapes leave holes in the heap: 2 GB after two minutes, 5 after twelve, 1 of them in use.
@@ -43,6 +44,7 @@ class Progress:
     best_accuracy: float = -1.0
     skipped_steps: int = 0
     unwritable: int = 0
+    unreadable: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -84,15 +86,20 @@ class Stage:
         self.blocks, self.validation, self.accelerator = blocks, validation, accelerator
         self.recognizer = model.to(accelerator.device, memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.recognizer, decay=settings.ema_decay, use_warmup=True, warmup_power=0.75)
-        optimizer = torch.optim.AdamW(_parameter_groups(model, settings.weight_decay), lr=settings.learning_rate)
+        groups = _parameter_groups(model, settings.weight_decay, settings.backbone_rate)
+        # Fused on a GPU alone: on a CPU it is not bit for bit the same after a resume.
+        fused = accelerator.device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         self.model, self.optimizer = accelerator.prepare(self.recognizer, optimizer)
         self.progress = Progress()
+        self.largest = 1 << 30  # crops at once: halved whenever the memory does not suffice
 
     def run(self) -> StageResult:
         """Train from the last checkpoint, or from the start, to the end or to the deadline."""
         self._resume()
         if self._done():
             return StageResult(True, self.progress, self.folder / BEST)
+        return_free_memory()  # before the workers are forked, who would each keep a copy of the holes
         started, before = time.monotonic(), self.progress.seconds
         finished = stop = False
         with self._bar() as bar:
@@ -145,12 +152,11 @@ class Stage:
     def _optimise(self, groups: list[Group]) -> float:
         """Take one step over all groups (none if it is not finite) and return the mean loss of a crop."""
         for entry in self.optimizer.param_groups:
-            entry["lr"] = self.settings.learning_rate * one_cycle(self._landing(), self.settings.warmup)
+            rate = self.settings.learning_rate * entry["share_of_rate"]
+            entry["lr"] = rate * one_cycle(self._landing(), self.settings.warmup)
         self.recognizer.train()
-        crops = sum(len(group.texts) for group in groups)
-        total = sum(self._backward(group, crops, last=group is groups[-1]) for group in groups)
-        unwritable = self.recognizer.decoder.unwritable
-        self.progress.unwritable += sum(unwritable(group.targets, group.frames.shape[1]) for group in groups)
+        total = self._gradients_that_fit(groups)
+        self._count_losses(groups)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         fine = math.isfinite(total) and bool(torch.isfinite(torch.as_tensor(norm)))
         # A gradient scaler (float16) must see every step: it skips a bad one itself, and lowers its scale.
@@ -163,7 +169,35 @@ class Stage:
         self.optimizer.zero_grad(set_to_none=True)
         return total
 
-    def _backward(self, group: Group, crops: int, last: bool) -> float:
+    def _count_losses(self, groups: list[Group]) -> None:
+        unwritable = self.recognizer.decoder.unwritable
+        self.progress.unwritable += sum(unwritable(group.targets, group.frames.shape[1]) for group in groups)
+        for reason in (reason for group in groups for reason in group.lost):
+            self.progress.unreadable += 1
+            tqdm.write(f"{self.name}: another crop taken for {reason}", file=sys.stderr)
+
+    def _gradients_that_fit(self, groups: list[Group]) -> float:
+        """Return the mean loss of a crop with its gradients in place; where the memory ends, in smaller parts."""
+        while True:
+            parts = [part for group in groups for part in split_group(group, self.largest)]
+            try:
+                return self._gradients(parts)
+            except RuntimeError as error:
+                longest = max(len(part.texts) for part in parts)
+                # Other processes would wait for gradients that never come: there the crops must be set by hand.
+                if self.accelerator.num_processes > 1 or longest == 1 or not should_reduce_batch_size(error):
+                    raise
+                self.largest = (longest + 1) // 2
+            self.optimizer.zero_grad(set_to_none=True)
+            clear_device_cache(garbage_collection=True)
+            tqdm.write(f"{self.name}: out of memory; going on with {self.largest} crops at once", file=sys.stderr)
+
+    def _gradients(self, groups: list[Group]) -> float:
+        crops = sum(len(group.texts) for group in groups)
+        losses = [self._backward(group, crops, last=group is groups[-1]) for group in groups]
+        return float(torch.stack(losses).sum())  # one wait for the device a step, not one for each group
+
+    def _backward(self, group: Group, crops: int, last: bool) -> torch.Tensor:
         device = self.accelerator.device
         context = nullcontext() if last else self.accelerator.no_sync(self.model)
         with context:
@@ -172,11 +206,11 @@ class Stage:
                     group.images.to(device, non_blocking=True),
                     group.targets,
                     group.frames.to(device),
-                    self.settings.alignment_weight,
+                    self.settings.loss_weights,
                 )
                 loss = losses.sum() / crops
             self.accelerator.backward(loss)
-        return float(loss.detach())
+        return loss.detach()
 
     def _keep(self, finished: bool, steps: int) -> None:
         """Close a block: validate and save where a multiple of the settings' intervals lay in its ``steps``."""
@@ -205,6 +239,7 @@ class Stage:
             "valid_accuracy": accuracy,
             "skipped_steps": self.progress.skipped_steps,
             "unwritable_labels": self.progress.unwritable,
+            "unreadable_crops": self.progress.unreadable,
         }
         self.progress.history.append(row)
         if not self.accelerator.is_main_process:
@@ -271,7 +306,7 @@ def read_groups(model: Recognizer, groups: list[Group], accelerator: Accelerator
     for group in groups:
         with accelerator.autocast():
             features = model.features(group.images.to(accelerator.device))
-            losses = model.decoder.loss(features, group.targets, group.frames.to(features.device), 0.0)
+            losses = model.decoder.loss(features, group.targets, group.frames.to(features.device), PLAIN_LOSS)
             found = model.decoder.greedy(features)
         total += float(losses.sum())
         texts += group.texts
@@ -279,11 +314,16 @@ def read_groups(model: Recognizer, groups: list[Group], accelerator: Accelerator
     return texts, predictions, total / max(1, len(texts))
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay is for matrices and kernels alone."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def _parameter_groups(model: Recognizer, weight_decay: float, backbone_rate: float) -> list[dict[str, Any]]:
+    """Weight decay is for matrices and kernels alone; the pixels' side may learn at a rate of its own."""
+    pixels_side = {id(p) for part in (model.rectifier, model.backbone) for p in part.parameters()}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for parameter in filter(lambda p: p.requires_grad, model.parameters()):
+        matrix, pixels = parameter.dim() > 1, id(parameter) in pixels_side
+        decay, share = weight_decay if matrix else 0.0, backbone_rate if pixels else 1.0
+        empty = {"params": [], "weight_decay": decay, "share_of_rate": share}
+        groups.setdefault((matrix, pixels), empty)["params"].append(parameter)
+    return list(groups.values())
 
 
 def _optimizer_tensors(optimizer: Any) -> dict[str, torch.Tensor]:
