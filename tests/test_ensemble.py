@@ -1,16 +1,18 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from hangul_ocr.data.crops import Crop
-from hangul_ocr.hangul import Alphabet
+from hangul_ocr.hangul import Alphabet, HangulOcrError
+from hangul_ocr.inference.decoding import fused, make_fusion
 from hangul_ocr.inference.ensemble import Reading, combine, most_confident, vote
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.settings import ModelSettings
+from hangul_ocr.settings import DecodingSettings, ModelSettings
 
 THREE = Reading(
     ["간판", "간만", "긴판"],
@@ -106,3 +108,34 @@ def test_candidates_are_written_best_first(tmp_path):
     assert scores == sorted(scores, reverse=True)
     frame = predictions_frame(["./a.png"], [THREE])
     assert frame.loc[0, "text"] == row["candidates"][0][0]
+
+
+# --- what is known of the strings -----------------------------------------------------------------------------------
+
+
+def test_a_prior_decides_between_near_equals_and_leaves_the_confidence_alone():
+    scores = np.log([[0.5, 0.4]])
+    plain = Reading(["가", "나"], scores, ["가"])
+    assert combine(plain) == ("가", pytest.approx(0.5))
+    assert combine(replace(plain, prior=np.array([0.0, 1.0]))) == ("나", pytest.approx(0.4))
+
+
+def test_fusion_is_learnt_from_the_labels_and_only_when_asked_for(tmp_path):
+    assert make_fusion(DecodingSettings(), ["가나"], "가나다") is None
+    fusion = make_fusion(DecodingSettings(language_weight=0.5), ["가나"] * 9 + ["가다"], "가나다")
+    assert fusion.score("가나") > fusion.score("가다") > fusion.score("다다")
+    (tmp_path / "words.txt").write_text("가다\n", encoding="utf-8")
+    known = make_fusion(DecodingSettings(lexicon=str(tmp_path / "words.txt"), lexicon_bonus=2.0), [], "가나다")
+    assert known.score("가다") == known.score("가나") + 2.0
+    with pytest.raises(HangulOcrError, match=r"gone\.txt"):
+        make_fusion(DecodingSettings(lexicon=str(tmp_path / "gone.txt"), lexicon_bonus=2.0), [], "가나다")
+
+
+def test_models_search_with_fusion_only_meanwhile():
+    alphabet = Alphabet("가나다")
+    small = ModelSettings(backbone_args={"channels": (8, 8, 8, 8)}, hidden=16)
+    models = [Recognizer(replace(small, decoder=name), alphabet) for name in ("ctc", "hybrid", "attention")]
+    fusion = make_fusion(DecodingSettings(length_bonus=1.0), [], alphabet.characters)
+    with fused(models, fusion):
+        assert models[0].decoder.fusion is models[1].decoder.ctc.fusion is fusion
+    assert models[0].decoder.fusion is models[1].decoder.ctc.fusion is None

@@ -17,13 +17,13 @@ from hangul_ocr import steps
 from hangul_ocr.data.dacon import read_competition
 from hangul_ocr.evaluation import plots
 from hangul_ocr.exploration import disputed_crops
-from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.ensemble import Reading, combine
 from hangul_ocr.models.checkpoint import save_tensors
 from hangul_ocr.results import RESCORED, scores_by_part
 from hangul_ocr.session import run_name
-from hangul_ocr.settings import Settings, TrainingSettings, load_settings, preset
-from hangul_ocr.training.kfold import Run
+from hangul_ocr.settings import DecodingSettings, Settings, TrainingSettings, load_settings, preset
+from hangul_ocr.training.kfold import Run, load_run, open_run
 from hangul_ocr.training.loop import BEST, LAST, Progress
 from hangul_ocr.workspace import Workspace
 
@@ -206,3 +206,18 @@ def test_a_fold_that_has_begun_refuses_other_weights(tmp_path):
         steps.train_run(run, None, init_from=second)
     with pytest.raises(HangulOcrError, match="no such checkpoint"):
         steps._record_start(folder, tmp_path / "gone.safetensors")
+
+
+def test_another_way_to_weigh_strings_needs_no_other_run(tmp_path):
+    folder, alphabet = tmp_path / "run", Alphabet("가나다")
+    run = open_run(folder, SMOKE, alphabet)
+    (folder / "oof.csv").touch()
+    weighed = replace(SMOKE, decoding=DecodingSettings(length_bonus=0.5))
+    again = open_run(folder, weighed, alphabet)
+    assert load_run(folder).settings == weighed
+    assert steps._decoding_of(run, "oof.csv") == run.settings.decoding
+    assert steps._decoding_of(again, "oof.csv") != again.settings.decoding
+    steps._record_decoding(again, "oof.csv")
+    assert steps._decoding_of(again, "oof.csv") == again.settings.decoding
+    with pytest.raises(HangulOcrError, match="other settings"):
+        open_run(folder, replace(weighed, seed=5), alphabet)

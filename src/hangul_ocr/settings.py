@@ -148,8 +148,28 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
+class DecodingSettings:
+    """What is added to a string's log P(string | crop): nothing, unless a weight is set.
+
+    ``language_weight`` times the log probability of a character n-gram model of the training labels,
+    ``length_bonus`` for each character, ``lexicon_bonus`` for a string that stands in the text file ``lexicon``.
+    """
+
+    language_weight: float = 0.0
+    language_order: int = 4
+    length_bonus: float = 0.0
+    lexicon: str = ""
+    lexicon_bonus: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _at_least(self, 0, "language_weight", "lexicon_bonus")
+        _at_least(self, 1, "language_order")
+
+
+@dataclass(frozen=True)
 class Settings:
-    """A whole run: the network, the shared pretraining stage, the fine-tuning of each fold, and the folds."""
+    """A whole run: the network, the shared pretraining stage, the fine-tuning of each fold, the folds, the reading."""
 
     preset: str = "quick"
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -158,6 +178,7 @@ class Settings:
     folds: int = 3
     trained_folds: int = 3
     candidates: int = 5
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -184,6 +205,7 @@ class Settings:
                 f"settings are names and values, not {values!r}; write them with `hangul-ocr settings`"
             )
         parts = {"model": ModelSettings, "pretraining": TrainingSettings, "fine_tuning": TrainingSettings}
+        parts["decoding"] = DecodingSettings
         built = {name: _part(kind, name, values[name]) for name, kind in parts.items() if name in values}
         _known_names(cls, values)
         return cls(**(values | built))

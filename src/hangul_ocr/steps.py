@@ -6,6 +6,7 @@ Each leaves its result on disk and takes it up again if it is there; ``results``
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -31,12 +32,13 @@ from hangul_ocr.data.folds import ensure_folds
 from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manifest, write_lmdb
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
+from hangul_ocr.inference.decoding import make_fusion
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
 from hangul_ocr.inference.submission import file_sha256, log_submission, write_submission
 from hangul_ocr.models.checkpoint import load_model, read_header, require_alphabet
 from hangul_ocr.results import MEMBERS, OOF, RESCORED, TEST_CANDIDATES, TEST_PREDICTIONS, load_oof, oof_scores
-from hangul_ocr.settings import Settings, TrainingSettings
+from hangul_ocr.settings import DecodingSettings, Settings, TrainingSettings
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.synthesis.stream import synthetic_sources
 from hangul_ocr.training.kfold import (
@@ -386,6 +388,7 @@ def read_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
     _require_own_alphabet(run)
     oof = pd.concat([_read_own_fold(run, prepared, fold) for fold in _trained_folds(run)], ignore_index=True)
     write_table(oof, run.folder / OOF)
+    _record_decoding(run, OOF)
     return oof
 
 
@@ -401,10 +404,11 @@ def _require_own_alphabet(run: Run) -> None:
 
 
 def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> pd.DataFrame:
-    rows, _ = fold_rows(prepared.train, prepared.folds, fold)
+    rows, others = fold_rows(prepared.train, prepared.folds, fold)
     source, model = LmdbCrops(prepared.train, rows), load_model(run.fold_folder(fold) / BEST)
-    readings = read_crops([model], source, run.settings.candidates, progress=f"read fold {fold}")
     keys, texts = prepared.train.keys(), prepared.train.texts()
+    fusion = make_fusion(run.settings.decoding, [texts[i] for i in others], run.alphabet.characters)
+    readings = read_crops([model], source, run.settings.candidates, progress=f"read fold {fold}", fusion=fusion)
     found = predictions_frame([keys[i] for i in rows], readings)
     found = found.rename(columns={"text": "prediction"}).assign(text=[texts[i] for i in rows], fold=fold)
     return found[["img_path", "text", "prediction", "confidence", "fold"]]
@@ -414,9 +418,19 @@ def _is_current(run: Run, reader: LmdbReader, *names: str) -> bool:
     """Tell whether these files of the run are younger than the weights and the crops that they were made from."""
     files = [run.folder / name for name in names]
     made_from = [*run.fold_checkpoints(), *reader.path.glob("*.mdb")]
-    if not all(file.is_file() for file in files):
+    if not all(file.is_file() for file in files) or _decoding_of(run, names[0]) != run.settings.decoding:
         return False
     return min(file.stat().st_mtime for file in files) >= max(file.stat().st_mtime for file in made_from)
+
+
+def _record_decoding(run: Run, name: str) -> None:
+    """Keep beside a file of predictions how its strings were weighed."""
+    atomic_write_json((run.folder / name).with_suffix(".decoding.json"), dataclasses.asdict(run.settings.decoding))
+
+
+def _decoding_of(run: Run, name: str) -> DecodingSettings:
+    path = (run.folder / name).with_suffix(".decoding.json")
+    return DecodingSettings(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else DecodingSettings()
 
 
 def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
@@ -431,13 +445,15 @@ def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
         return read_table(run.folder / TEST_PREDICTIONS).astype({"confidence": float})
     _require_own_alphabet(run)
     keys, models = test.keys(), load_folds_models(run)
-    readings = read_crops(models, LmdbCrops(test), run.settings.candidates, progress="read test")
+    fusion = make_fusion(run.settings.decoding, prepared.train.texts(), run.alphabet.characters)
+    readings = read_crops(models, LmdbCrops(test), run.settings.candidates, progress="read test", fusion=fusion)
     predictions = predictions_frame(keys, readings)
     save_candidates(run.folder / TEST_CANDIDATES, keys, readings)
     members = _members_table(keys, readings, _trained_folds(run), predictions["text"].tolist())
     write_table(members, run.folder / MEMBERS)
     predictions = _with_lost_rows(predictions, prepared.competition)
     write_table(predictions, run.folder / TEST_PREDICTIONS)
+    _record_decoding(run, TEST_PREDICTIONS)
     return predictions
 
 

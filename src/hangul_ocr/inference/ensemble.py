@@ -15,20 +15,24 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Reading:
-    """One crop under several models: candidate ``strings``, ``scores`` (models, strings) in log P, every own best."""
+    """One crop under several models: candidate ``strings``, ``scores`` (models, strings) in log P, every own best.
+
+    ``prior`` (strings,) is what a language model or a lexicon adds to each string, whatever the crop shows.
+    """
 
     strings: list[str]
     scores: np.ndarray
     own: list[str]
+    prior: np.ndarray | None = None
 
 
 def combine(reading: Reading) -> tuple[str, float]:
-    """Return the string with the highest mean log probability, and that mean as a probability.
+    """Return the string with the highest mean log probability and prior, and that mean as a probability.
 
     A string that one model cannot write at all counts for it as far below its worst candidate, not as impossible.
     """
     mean = _finite(reading.scores).mean(axis=0)
-    best = int(mean.argmax())
+    best = int((mean if reading.prior is None else mean + reading.prior).argmax())
     return reading.strings[best], math.exp(min(0.0, float(mean[best])))
 
 

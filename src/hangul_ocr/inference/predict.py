@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,9 @@ from hangul_ocr.data.dacon import ImageFiles
 from hangul_ocr.data.images import SUFFIXES, UnreadableImage, decode_image
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import HangulOcrError, normalise
+from hangul_ocr.inference.decoding import fused
 from hangul_ocr.inference.ensemble import Reading, combine
+from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.workspace import atomic_write_text, make_accelerator
 
@@ -129,17 +131,22 @@ def read_crops(
     candidates: int = 5,
     accelerator: Accelerator | None = None,
     progress: str = "reading",
+    fusion: Fusion | None = None,
 ) -> list[Reading]:
     """Return a :class:`Reading` for each crop of ``source``, in its order: the union of the models' N-best strings,
-    scored by every model."""
+    scored by every model; with ``fusion``, found and weighed with it."""
     accelerator = accelerator or make_accelerator()
     models = [model.to(accelerator.device).eval() for model in models]
     readings: list[Reading] = []
-    with tqdm(total=len(source), desc=progress, mininterval=1) as bar:
+    with tqdm(total=len(source), desc=progress, mininterval=1) as bar, fused(models, fusion):
         for crops in _chunks(source):
             readings += _read_chunk(models, crops, candidates, accelerator)
             bar.update(len(crops))
-    return readings
+    return readings if fusion is None else [_with_prior(reading, fusion) for reading in readings]
+
+
+def _with_prior(reading: Reading, fusion: Fusion) -> Reading:
+    return replace(reading, prior=np.array([fusion.score(text) for text in reading.strings]))
 
 
 def _chunks(source: CropSource) -> Iterator[list[Crop]]:
@@ -233,7 +240,7 @@ def save_candidates(path: Path, keys: Sequence[str], readings: Sequence[Reading]
     lines = []
     for key, reading in zip(keys, readings, strict=True):
         mean = reading.scores.mean(axis=0)
-        order = np.argsort(-mean, kind="stable")
+        order = np.argsort(-(mean if reading.prior is None else mean + reading.prior), kind="stable")
         ranked = [[reading.strings[i], round(float(max(mean[i], -1e9)), 5)] for i in order]
         lines.append(json.dumps({"img_path": key, "candidates": ranked}, ensure_ascii=False))
     atomic_write_text(path, "\n".join(lines) + "\n")

@@ -60,7 +60,7 @@ class Run:
 
 
 def open_run(folder: Path, settings: Settings, alphabet: Alphabet, facts: dict | None = None) -> Run:
-    """Create a run folder, or go on in one of the same settings and alphabet.
+    """Create a run folder, or go on in one of the same alphabet and settings (but for ``decoding``).
 
     ``facts`` (the data's hash ...) join ``environment.json``. Raises ``HangulOcrError`` if the folder belongs to
     other settings.
@@ -71,6 +71,8 @@ def open_run(folder: Path, settings: Settings, alphabet: Alphabet, facts: dict |
     else:
         atomic_write_json(folder / ALPHABET, alphabet.characters)
         atomic_write_json(folder / ENVIRONMENT, environment_record() | (facts or {}))
+    # How strings are weighed may change without another training.
+    if not (folder / SETTINGS).is_file() or load_run(folder).settings != settings:
         atomic_write_text(folder / SETTINGS, settings.to_json())
     return Run(folder, settings, alphabet)
 
@@ -85,7 +87,7 @@ def load_run(folder: Path) -> Run:
 
 def _require_same(folder: Path, settings: Settings, alphabet: Alphabet) -> None:
     run = load_run(folder)
-    if run.settings != settings:
+    if replace(run.settings, decoding=settings.decoding) != settings:
         ours, theirs = json.loads(settings.to_json()), json.loads(run.settings.to_json())
         differing = ", ".join(_differences(ours, theirs)[:4])
         raise HangulOcrError(

@@ -1,0 +1,38 @@
+"""What is known of the strings before a crop is seen: a language model of the training labels, a lexicon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hangul_ocr.models.language import CharacterNgram, Fusion, Lexicon
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import DecodingSettings
+
+
+def make_fusion(settings: DecodingSettings, texts: Sequence[str], characters: str) -> Fusion | None:
+    """Return what the settings ask to weigh in, learnt from the labels ``texts``; None if they ask for nothing.
+
+    Raises ``HangulOcrError`` if the lexicon cannot be read.
+    """
+    if settings == DecodingSettings():
+        return None
+    learns = settings.language_weight > 0 and len(texts) > 0
+    language = CharacterNgram.fit(texts, settings.language_order, characters) if learns else None
+    lexicon = Lexicon.read(Path(settings.lexicon).expanduser()) if settings.lexicon else None
+    return Fusion(language, lexicon, settings.language_weight, settings.length_bonus, settings.lexicon_bonus)
+
+
+@contextmanager
+def fused(models: Sequence[Recognizer], fusion: Fusion | None) -> Iterator[None]:
+    """Let the CTC decoders of ``models`` search with ``fusion`` meanwhile."""
+    decoders = [(getattr(model.decoder, "ctc", model.decoder), model.alphabet) for model in models]
+    searching = [(decoder, alphabet) for decoder, alphabet in decoders if hasattr(decoder, "fuse")]
+    for decoder, alphabet in searching:
+        decoder.fuse(fusion, alphabet)
+    try:
+        yield
+    finally:
+        for decoder, _ in searching:
+            decoder.fuse(None)
