@@ -22,7 +22,7 @@ from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.settings import PRESETS, Settings, load_settings, preset
 from hangul_ocr.steps import Prepared
 from hangul_ocr.training.kfold import Run
-from hangul_ocr.workspace import Workspace, setup_notebook
+from hangul_ocr.workspace import Workspace, main_process_first, setup_notebook
 
 #: Seconds since 1970 at which training saves and stops: so `hangul-ocr run` shares one limit among the notebooks.
 STOP_AT = "HANGUL_OCR_STOP_AT"
@@ -44,12 +44,15 @@ class Session:
     @cached_property
     def prepared(self) -> Prepared:
         """The competition's LMDBs and folds, written at the first use."""
-        return steps.prepare(self.competition, self.workspace, self.settings)
+        with main_process_first():
+            return steps.prepare(self.competition, self.workspace, self.settings)
 
     @cached_property
     def run(self) -> Run:
         """The run folder, created at the first use."""
-        return steps.start_run(self.workspace, self.prepared, self.settings, self.name)
+        prepared = self.prepared
+        with main_process_first():
+            return steps.start_run(self.workspace, prepared, self.settings, self.name)
 
     def show(self, figure: Figure, name: str) -> Figure:
         """Keep ``figure`` as ``output/figures/NAME.png`` and return it, for a cell to end with."""
@@ -78,7 +81,8 @@ def find_session(
 ) -> Session:
     """Do what :func:`open_session` does in a workspace that is known, and print nothing."""
     settings, until = choose_settings(preset, seed), deadline(minutes)
-    competition = steps.open_competition(workspace, data)
+    with main_process_first():
+        competition = steps.open_competition(workspace, data)
     return Session(workspace, competition, settings, run or run_name(preset, seed, competition), until)
 
 

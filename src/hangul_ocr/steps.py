@@ -53,7 +53,7 @@ from hangul_ocr.training.kfold import (
     train_fold,
 )
 from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult
-from hangul_ocr.workspace import Workspace, atomic_write_json, git_commit
+from hangul_ocr.workspace import Workspace, atomic_write_json, git_commit, is_main_process
 
 #: Beside a fold's weights: which weights it began from.
 START = "init_from.json"
@@ -271,7 +271,7 @@ def pretrain_run(run: Run, prepared: Prepared, deadline: float | None = None) ->
 
 def _finished(result: StageResult, name: str) -> StageResult:
     progress = result.progress
-    if progress.skipped_steps or progress.unwritable or progress.unreadable:
+    if is_main_process() and (progress.skipped_steps or progress.unwritable or progress.unreadable):
         print(
             f"{name}: {progress.skipped_steps:,} steps skipped (not finite), {progress.unwritable:,} labels too long "
             "for their crops (CTC leaves them out) or for max_length (attention learns their beginning), "
@@ -373,7 +373,7 @@ def say_how_long(seconds: float | None) -> None:
     """Print about how long a step takes, if it is long, or that nobody knows."""
     if seconds is None:
         print("no estimate: these settings have no clock (`seconds`)")
-    elif seconds >= 20:
+    elif seconds >= 20 and is_main_process():
         print(f"this takes about {max(1, round(seconds / 60))} min")
 
 

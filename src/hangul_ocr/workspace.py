@@ -16,14 +16,18 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+Result = TypeVar("Result")
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 COLAB_CONTENT = Path("/content")
@@ -190,10 +194,47 @@ def make_accelerator(number_type: str = "auto") -> Accelerator:
     return Accelerator(mixed_precision=ACCELERATE_PRECISION[chosen], cpu=pick_device() == "cpu")
 
 
+def is_main_process() -> bool:
+    """Tell whether this process speaks and writes for all of a distributed run; alone, it does."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def main_process_first() -> AbstractContextManager:
+    """Let process 0 of a distributed run go first and the others find what it made; alone, do nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return nullcontext()
+    return make_accelerator().main_process_first()
+
+
+def on_every_gpu(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Return ``function(*arguments)``; on a machine with several GPUs, run it in one process for each of them before.
+
+    For notebooks; outside, ``accelerate launch -m hangul_ocr`` does it. ``function`` must leave its result on disk and
+    take it up from there, as the steps do: what the processes return is lost.
+    """
+    import torch
+    from accelerate import notebook_launcher
+
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and "RANK" not in os.environ:
+        if torch.cuda.is_initialized():
+            print(
+                f"one of {gpus} GPUs is used: this process holds it already. For all, restart and run this cell early"
+            )
+        else:
+            notebook_launcher(function, arguments, num_processes=gpus)
+    return function(*arguments)
+
+
 def describe_device() -> str:
-    """Return one line for people: the device, its memory or cores, and the number type."""
+    """Return one line for people: the device, its memory or cores, and the number type.
+
+    Several GPUs are only counted: a process that has touched one cannot start others for all of them.
+    """
     import torch
 
+    if (gpus := torch.cuda.device_count()) > 1 and not torch.cuda.is_initialized():
+        return f"{gpus} GPUs"
     device = pick_device()
     if device == "cpu":
         return f"CPU, {cpu_count()} cores, {pick_number_type(device)}"
