@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hangul_ocr import __version__
 from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.workspace import is_main_process
 
 # PyTorch takes seconds to import: each command imports what it needs, so that --help answers at once.
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def pretrain(options: argparse.Namespace) -> None:
     session = _session(options)
     steps.say_how_long(steps.estimated_seconds(session.run)["pretrain"])
     result = steps.pretrain_run(session.run, session.prepared, session.deadline)
-    print(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of its own validation crops are read exactly")
+    _say(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of its own validation crops are read exactly")
 
 
 def train(options: argparse.Namespace) -> None:
@@ -98,7 +99,13 @@ def train(options: argparse.Namespace) -> None:
     folds = None if options.fold is None else [options.fold]
     steps.say_how_long(steps.estimated_seconds(session.run, folds)["train"])
     for result in steps.train_run(session.run, session.prepared, options.init_from, session.deadline, folds):
-        print(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of the fold's own crops")
+        _say(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of the fold's own crops")
+
+
+def _say(line: str) -> None:
+    """Print for all processes of a distributed run."""
+    if is_main_process():
+        print(line)
 
 
 def ensemble(options: argparse.Namespace) -> None:
@@ -152,6 +159,21 @@ def predict(options: argparse.Namespace) -> None:
         print(f"not read: {source.names[index]}: {reason}", file=sys.stderr)
     unread = f", {len(source.unreadable):,} of them not readable and left empty" if source.unreadable else ""
     print(f"{options.csv}: {len(table):,} rows by run {run.folder.name}{unread}")
+
+
+def convert_checkpoint(options: argparse.Namespace) -> None:
+    """Convert a .pth file of Clova AI's benchmark, or one of EasyOCR's such as korean_g2, into weights of ours."""
+    from hangul_ocr.models.convert import convert_checkpoint
+
+    model = convert_checkpoint(options.file, options.characters, options.out, options.short_side, options.fixed_width)
+    found = model.settings
+    stages = f"{found.rectifier}, {found.backbone}, {found.neck}, {found.decoder}"
+    size = (
+        f"{found.short_side} x {found.fixed_width} pixels" if found.fixed_width else f"{found.short_side} pixels high"
+    )
+    print(f"{options.out}: {stages}; {len(model.alphabet.characters):,} characters; trained on crops {size}")
+    if options.short_side is None:
+        print("the file does not say how large its crops were: if not so, name it by --short-side and --fixed-width")
 
 
 def score(options: argparse.Namespace) -> None:
@@ -289,6 +311,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_steps(commands)
     _add_validate(commands)
     _add_predict(commands)
+    _add_convert_checkpoint(commands)
     _add_score(commands)
     _add_settings(commands)
     return parser
@@ -354,6 +377,19 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--n-best-count", type=_count, default=5, metavar="N", help="strings to weigh (default 5)")
 
 
+def _add_convert_checkpoint(commands: Any) -> None:
+    example = "convert-checkpoint korean_g2.pth --characters korean.txt --out korean_g2.safetensors"
+    parser = _command(commands, convert_checkpoint, example)
+    parser.add_argument("file", type=Path, metavar="IN.pth", help="the published state dict")
+    text = "text file with the network's characters in the order of its classes"
+    parser.add_argument("--characters", type=Path, required=True, metavar="FILE", help=text)
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.safetensors", help="where the weights go")
+    text = "height of its crops in pixels (default: 64 for EasyOCR's networks, else 32)"
+    parser.add_argument("--short-side", type=_count, metavar="N", help=text)
+    text = "their width, 0 if they keep their ratio (default: 0 for EasyOCR's networks, else 100)"
+    parser.add_argument("--fixed-width", type=_width, metavar="N", help=text)
+
+
 def _add_score(commands: Any) -> None:
     parser = _command(commands, score, "score submissions/submission.csv input/sample/answers/test_answers.csv")
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="CSV with img_path,text")
@@ -397,6 +433,10 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def _width(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _seed(text: str) -> int:

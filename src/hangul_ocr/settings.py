@@ -72,8 +72,8 @@ class ModelSettings:
                     self.backbone_args,
                     f"{{'output_channel': 512}} or another width, with {self.backbone}",
                 )
-            if self.short_side != 32:
-                _refuse("short_side", self.short_side, f"32, the height that {self.backbone} is made for")
+            if self.short_side % 32:
+                _refuse("short_side", self.short_side, f"32 or a multiple of it, with {self.backbone}")
         elif self.short_side % (2 * self.along_stride) or self.fixed_width % self.along_stride:
             _refuse("short_side", self.short_side, f"a multiple of {2 * self.along_stride}, twice along_stride")
 

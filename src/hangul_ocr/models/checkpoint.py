@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from hangul_ocr.settings import ModelSettings
 
 HEADER = "hangul_ocr"
 FORMAT = 1
+# The tensors with a row for each class. Their names tell: another tensor may have as many rows by chance.
+_BY_CLASS = re.compile(r"decoder\.(\w+\.)?(classifier\.(weight|bias|residual)|(embedding|symbols)\.weight)")
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -117,13 +120,12 @@ def _fitted(
     name: str, ours: Tensor, theirs: Tensor, shared: list[tuple[int, int]], sizes: tuple[int, int], path: Path
 ) -> Tensor:
     """Return ``theirs`` in the shape of ``ours``: equal, or with the rows of classes matched."""
-    extra = ours.shape[0] - sizes[0] if ours.dim() else 0
-    by_class = ours.dim() > 0 and extra in (0, 1) and theirs.shape[0] == sizes[1] + extra
-    if by_class and ours.shape[1:] == theirs.shape[1:] and name.startswith("decoder."):
+    if _BY_CLASS.fullmatch(name) and ours.shape[1:] == theirs.shape[1:]:
+        extra = ours.shape[0] - sizes[0]
         target, source = zip(*([(0, 0), *shared]), strict=True)
         fitted = ours.clone()
         fitted[list(target)] = theirs[list(source)].to(fitted.dtype)
-        if extra:
+        if extra:  # the start symbol's
             fitted[-1] = theirs[-1]
         return fitted
     if ours.shape != theirs.shape:

@@ -20,7 +20,8 @@ SOFTENING = 1e-6  # added to a pixel's distance from a point, as in the publishe
 class TPS(nn.Module):
     """Maps crops (N, C, H, W) to straightened ones of the same size; text that runs down is straightened downwards.
 
-    Coordinates run from -1 to 1 over the crop. A fresh rectifier changes nothing: its points lie on the crop's edges.
+    Coordinates run from -1 to 1 over the crop. A fresh rectifier's points lie on the crop's edges: it moves no pixel by
+    more than half a pixel.
     """
 
     def __init__(self, channels: int, fiducials: int = 20) -> None:
