@@ -58,17 +58,18 @@ def _warp(images: Tensor, points: Tensor) -> Tensor:
     height, width = images.shape[2:]
     # Half precision would place a sample up to a pixel off on a long crop.
     with torch.autocast(images.device.type, enabled=False):
-        terms, solution = _spline(height, width, points.shape[1], images.device)
+        terms, solution = spline(height, width, points.shape[1], images.device)
         grid = (terms @ (solution @ points.float())).view(len(images), height, width, 2)
-        return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=True)
+        return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=True).to(images.dtype)
 
 
 @lru_cache(maxsize=64)
-def _spline(height: int, width: int, fiducials: int, device: torch.device) -> tuple[Tensor, Tensor]:
+@torch.inference_mode(False)  # what a first call in inference leaves behind, training must be able to use
+def spline(height: int, width: int, fiducials: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the terms at each pixel (height * width, F + 3) and, from F fiducial points, their weights (F + 3, F).
 
-    Their product would do. Apart they round as in the published networks, whose numbers they then give to the last
-    digit: sampled far from smooth, an image makes a difference of 1e-5 in the grid one of 1e-2 in the scores.
+    Their product would do. Apart they round as in the published networks: in an image of noise, a difference of 1e-5
+    in the grid makes one of 1e-2 in the scores.
     """
     edges = _edge_points(fiducials)
     pixels = torch.cartesian_prod(_centres(height), _centres(width)).flip(1)
