@@ -296,10 +296,10 @@ def accuracy(crops: LabelledCrops, texts: Sequence[str]) -> dict[str, Scores]:
 def report(crops: LabelledCrops, measured: dict[str, Measured]) -> dict[str, Any]:
     """Print the tables of one set of crops and return them for JSON."""
     scores = {name: accuracy(crops, one.texts) for name, one in measured.items()}
-    print(f"\n{crops.name}: {len(crops.files)} crops")
+    print(f"\n{crops.name}: {len(crops.files)} crops", flush=True)
     print(pd.DataFrame({name: _speed_cells(one) for name, one in measured.items()}).T.to_string())
     cells = {name: {f"{p} (n={s.n})": _score_cell(s) for p, s in parts.items()} for name, parts in scores.items()}
-    print("\nexact % (95 % interval) | without spaces\n" + pd.DataFrame(cells).to_string())
+    print("\nexact % (95 % interval) | without spaces\n" + pd.DataFrame(cells).to_string(), flush=True)
     rows = {name: _record(one, scores[name]) for name, one in measured.items()}
     return {"name": crops.name, "crops": len(crops.files), "readers": rows}
 
