@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -25,16 +26,15 @@ from hangul_ocr.data.batches import TrainingBlocks, fixed_groups
 from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.settings import ModelSettings, TrainingSettings, clova, preset
+from hangul_ocr.settings import ModelSettings, clova, preset
 from hangul_ocr.training.loop import METRICS, Stage
 from hangul_ocr.workspace import atomic_write_text, describe_device, make_accelerator, seed_everything
 
 GOALS = (0.5, 0.8, 0.9)
 VGG, WIDTH = "None-VGG-BiLSTM-CTC", 256  # as EasyOCR's Korean network
-OURS: dict[str, tuple[ModelSettings, float]] = {
-    # The network and the peak learning rate.
-    "same-network": (clova(VGG, WIDTH, fixed_width=0, normalisation="crop"), 1e-3),
-    "small": (preset("quick").model, 5e-3),
+OURS: dict[str, ModelSettings] = {
+    "same-network": clova(VGG, WIDTH, fixed_width=0, normalisation="crop"),
+    "small": preset("quick").model,
 }
 
 
@@ -53,8 +53,9 @@ def run_ours(
     name: str, train: LmdbReader, validation: LmdbReader, seed: int, seconds: float, folder: Path
 ) -> pd.DataFrame:
     """Return the learning curve of one of our variants."""
-    settings, rate = OURS[name]
-    stage = TrainingSettings(steps=10**6, seconds=seconds, learning_rate=rate, validate_every=80, save_every=10**9)
+    settings = OURS[name]
+    recipe = preset("quick").pretraining
+    stage = replace(recipe, steps=10**6, seconds=seconds, validate_every=80, save_every=10**9)
     seed_everything(seed)
     model = Recognizer(settings, small_alphabet())
     blocks = TrainingBlocks(settings, small_alphabet(), stage.crops_per_step, seed, real=LmdbCrops(train, None, 0.5))

@@ -46,6 +46,7 @@ VARIANTS = (
     "decoder=hybrid",
     "neck=none",
     "number_type=bfloat16",
+    "optimizer=adamw",
     "backbone=resnet18;backbone_args={}",
     "backbone=mobilenetv4_conv_small_050;backbone_args={}",
     "backbone=lcnet_050;backbone_args={}",

@@ -70,13 +70,15 @@ def weights(folder):
     return tensors, header["progress"]
 
 
-def test_interrupted_and_uninterrupted_runs_end_with_equal_weights(tmp_path):
-    stage(tmp_path / "whole").run()
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_interrupted_and_uninterrupted_runs_end_with_equal_weights(tmp_path, optimizer):
+    settings = replace(STAGE, optimizer=optimizer)
+    stage(tmp_path / "whole", settings).run()
     parts = 0
     finished = False
     while not finished:
         torch.manual_seed(parts)  # what happened in between must not matter
-        finished = stage(tmp_path / "parts", deadline=time.monotonic()).run().finished
+        finished = stage(tmp_path / "parts", settings, deadline=time.monotonic()).run().finished
         parts += 1
     assert parts == 4
     whole, progress = weights(tmp_path / "whole")

@@ -107,6 +107,7 @@ class TrainingSettings:
     steps: int = 1000
     seconds: float | None = None
     crops_per_step: int = 128
+    optimizer: str = "adamw"
     learning_rate: float = 2e-3
     warmup: float = 0.1
     weight_decay: float = 0.02
@@ -128,6 +129,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         _check_types(self)
         _one_of("number_type", self.number_type, NUMBER_TYPES)
+        _one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _at_least(self, 1, "steps", "crops_per_step", "validate_every", "save_every")
         _at_least(self, 0, "workers", "weight_decay", "alignment_weight", "guidance_weight", "augment", "balance")
         for name in ("seconds", "learning_rate", "clip"):
@@ -323,7 +325,7 @@ PRESETS: dict[str, Settings] = {
     "quick": Settings(
         preset="quick",
         model=ModelSettings(backbone="resnet10t", backbone_args=THIN_RESNET),
-        pretraining=TrainingSettings(steps=4000, seconds=760, learning_rate=5e-3, validate_every=200),
+        pretraining=TrainingSettings(steps=4000, seconds=760, optimizer="muon", learning_rate=0.02, validate_every=200),
         fine_tuning=TrainingSettings(
             steps=400, seconds=60, learning_rate=1.5e-3, synthetic_share=0.5, ema_decay=0.99, validate_every=80
         ),

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -86,10 +87,7 @@ class Stage:
         self.blocks, self.validation, self.accelerator = blocks, validation, accelerator
         self.recognizer = model.to(accelerator.device, memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.recognizer, decay=settings.ema_decay, use_warmup=True, warmup_power=0.75)
-        groups = _parameter_groups(model, settings.weight_decay, settings.backbone_rate)
-        # Fused on a GPU alone: on a CPU it is not bit for bit the same after a resume.
-        fused = accelerator.device.type == "cuda"
-        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+        optimizer = _make_optimizer(model, settings, fused=accelerator.device.type == "cuda")
         self.model, self.optimizer = accelerator.prepare(self.recognizer, optimizer)
         self.progress = Progress()
         self.largest = 1 << 30  # crops at once: halved whenever the memory does not suffice
@@ -312,6 +310,21 @@ def read_groups(model: Recognizer, groups: list[Group], accelerator: Accelerator
         texts += group.texts
         predictions += [model.alphabet.decode(classes) for classes, _ in found]
     return texts, predictions, total / max(1, len(texts))
+
+
+def _make_optimizer(model: Recognizer, settings: TrainingSettings, fused: bool) -> torch.optim.Optimizer:
+    """Return AdamW, or timm's Muon for all matrices but the decoder's (Jordan et al., 2024) with AdamW for the rest."""
+    groups = _parameter_groups(model, settings.weight_decay, settings.backbone_rate)
+    if settings.optimizer == "adamw":
+        # Fused on a GPU alone: on a CPU it is not bit for bit the same after a resume.
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+    decoder = {id(p) for p in model.decoder.parameters()}
+    split = []
+    for group in groups:
+        for use_fallback in (False, True):
+            params = [p for p in group["params"] if (id(p) in decoder or p.dim() < 2) == use_fallback]
+            split += [group | {"params": params, "use_fallback": use_fallback}] if params else []
+    return create_optimizer_v2(split, settings.optimizer, lr=settings.learning_rate, weight_decay=0.0)
 
 
 def _parameter_groups(model: Recognizer, weight_decay: float, backbone_rate: float) -> list[dict[str, Any]]:

@@ -1,0 +1,65 @@
+"""The steps in two CPU processes: by accelerate's launcher outside notebooks, by forked processes inside them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from accelerate import debug_launcher
+
+from hangul_ocr import steps
+from hangul_ocr.session import find_session
+from hangul_ocr.synthesis.competition import make_competition
+from hangul_ocr.workspace import Workspace, on_every_gpu
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A workspace with a small sample competition."""
+    root = tmp_path_factory.mktemp("distributed")
+    make_competition(root / "input" / "sample", 60, 20, seed=3)
+    return root
+
+
+def launched(root: Path, *arguments: str) -> str:
+    """Run ``accelerate launch -m hangul_ocr ...`` in two CPU processes; return what they print."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += ["-m", "hangul_ocr", *arguments]
+    folders = {f"HANGUL_OCR_{name}": str(root / name.lower()) for name in ("INPUT", "OUTPUT", "SUBMISSIONS")}
+    environment = os.environ | folders | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment, stdin=subprocess.DEVNULL, cwd=root
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_accelerate_launch_runs_the_steps_in_two_processes(root):
+    printed = launched(root, "pretrain", "--preset", "smoke", "--run", "launched")
+    assert printed.count("of its own validation crops are read exactly") == 1
+    printed = launched(root, "train", "--preset", "smoke", "--run", "launched", "--fold", "0")
+    assert printed.count("of the fold's own crops") == 1
+    folder = root / "output" / "runs" / "launched"
+    assert pd.read_csv(folder / "fold0" / "metrics.csv")["step"].iloc[-1] == 8
+
+
+def _pretrain(root: Path) -> None:
+    torch.set_num_threads(1)
+    workspace = Workspace("local", root, root / "input", root / "output", root / "submissions")
+    session = find_session(workspace, "", "smoke", "forked")
+    steps.pretrain_run(session.run, session.prepared)
+
+
+def test_a_notebook_takes_up_what_its_processes_left(root):
+    """What ``on_every_gpu`` starts on several GPUs, on two CPU processes; this process then finds the result."""
+    debug_launcher(_pretrain, (root,), num_processes=2)
+    metrics = root / "output" / "runs" / "forked" / "pretraining" / "metrics.csv"
+    written = metrics.stat().st_mtime_ns
+    on_every_gpu(_pretrain, root)
+    assert metrics.stat().st_mtime_ns == written
