@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 
 FIRST_SYLLABLE = 0xAC00
 N_INITIAL, N_MEDIAL, N_FINAL = 19, 21, 28
@@ -33,6 +34,24 @@ class HangulOcrError(Exception):
 def normalise(text: str) -> str:
     """Return ``text`` in NFC: macOS writes decomposed Hangul (NFD), which no composed alphabet contains."""
     return unicodedata.normalize("NFC", text)
+
+
+def read_text(path: Path) -> str:
+    """Return a text file as Koreans save them: in UTF-8, with or without a mark, or in cp949.
+
+    Raises ``HangulOcrError`` if it cannot be read or is in neither.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise HangulOcrError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    for encoding in ("utf-8-sig", "cp949"):
+        try:
+            # Files joined by hand carry further byte order marks inside; they are never part of a label.
+            return data.decode(encoding).replace("\ufeff", "")
+        except UnicodeDecodeError:
+            continue
+    raise HangulOcrError(f"{path}: neither UTF-8 nor cp949; save it as UTF-8 (`CSV UTF-8` in Excel)")
 
 
 def is_syllable(character: str) -> bool:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.hangul import HangulOcrError, read_text
 from hangul_ocr.workspace import atomic_write_text
 
-_BYTE_ORDER_MARK = "\ufeff"
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -22,7 +21,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises ``HangulOcrError`` for a missing or undecodable file, and for a row with another number of fields than the
     header: guessing there would move a label to another column.
     """
-    rows = _rows(path, _text(path))
+    rows = _rows(path, read_text(path))
     if not rows:
         raise HangulOcrError(f"{path}: the file is empty; put the original file there again")
     header = [name.strip() for name in rows[0][1]]
@@ -49,20 +48,6 @@ def write_table(table: pd.DataFrame, path: Path, encoding: str = "utf-8") -> Pat
         problem = "the disk is full" if error.errno in FULL_DISK else f"cannot be written ({error.strerror})"
         raise HangulOcrError(f"{path}: {problem}; make room or check the folder, then run this step again") from None
     return path
-
-
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise HangulOcrError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    for encoding in ("utf-8-sig", "cp949"):
-        try:
-            # Files joined by hand carry further byte order marks inside; they are never part of a label.
-            return data.decode(encoding).replace(_BYTE_ORDER_MARK, "")
-        except UnicodeDecodeError:
-            continue
-    raise HangulOcrError(f"{path}: neither UTF-8 nor cp949; save it as `CSV UTF-8`")
 
 
 def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hangul_ocr.hangul import HangulOcrError, normalise
+from hangul_ocr.hangul import HangulOcrError, normalise, read_text
 from hangul_ocr.workspace import atomic_write_text
 
 BEGIN = "\ufdd0"  # a Unicode noncharacter: no label holds it
@@ -78,10 +78,12 @@ class CharacterNgram:
     def load(cls, path: Path) -> CharacterNgram:
         """Read what :meth:`save` wrote. Raises ``HangulOcrError`` naming the file if that is not what it is."""
         try:
-            value = json.loads(_read_bytes(path))
+            value = json.loads(Path(path).read_bytes())
             order, characters, counts = value["order"], value["characters"], value["counts"]
             whole = value["format"] == FORMAT and isinstance(characters, str) and _are_counts(counts)
             whole = whole and isinstance(order, int) and order >= 1
+        except OSError as error:
+            raise HangulOcrError(f"{path}: cannot be read ({error.strerror}); check the path") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             whole = False
         if not whole:
@@ -122,7 +124,7 @@ class Lexicon:
 
         Raises ``HangulOcrError`` if it cannot be read or holds no word.
         """
-        lines = _decode(path, _read_bytes(path)).splitlines()
+        lines = read_text(path).splitlines()
         words = frozenset(normalise(line.strip()) for line in lines) - {""}
         if not words:
             raise HangulOcrError(f"{path}: no words there; write one a line")
@@ -133,23 +135,6 @@ class Lexicon:
 
     def __len__(self) -> int:
         return len(self.words)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise HangulOcrError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-
-
-def _decode(path: Path, data: bytes) -> str:
-    for encoding in ("utf-8-sig", "cp949"):
-        try:
-            # Files joined by hand carry further byte order marks inside; they are never part of a word.
-            return data.decode(encoding).replace("\ufeff", "")
-        except UnicodeDecodeError:
-            continue
-    raise HangulOcrError(f"{path}: neither UTF-8 nor cp949; save it as UTF-8")
 
 
 @dataclass(frozen=True)
