@@ -8,7 +8,7 @@ from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.models.backbone import Backbone
 from hangul_ocr.models.classifier import CompositionalClassifier, make_classifier
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.settings import ModelSettings
+from hangul_ocr.settings import LossWeights, ModelSettings
 
 BACKBONES = [
     "resnet10t",
@@ -89,18 +89,19 @@ def tiny_set():
     ]
 
 
-@pytest.mark.parametrize("decoder", ["ctc", "attention"])
+@pytest.mark.parametrize("decoder", ["ctc", "attention", "hybrid"])
 @pytest.mark.parametrize("classifier", ["compositional", "dense"])
-def test_both_decoders_learn_a_tiny_set_by_heart(decoder, classifier):
+def test_all_decoders_learn_a_tiny_set_by_heart(decoder, classifier):
     data = tiny_set()
     alphabet = Alphabet("가나다라마값ab c")
-    model = Recognizer(replace(TINY, decoder=decoder, classifier=classifier), alphabet)
+    model = Recognizer(replace(TINY, decoder=decoder, classifier=classifier, joint_share=0.3), alphabet)
+    weights = LossWeights(guidance=0.5, smoothing=0.02)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batches = [(torch.cat([image for image, _ in part]), [text for _, text in part]) for part in (data[:4], data[4:])]
     for _ in range(120):
         for images, texts in batches:
             frames = torch.full((len(texts), 8), -1)
-            loss = model(images, [alphabet.encode(text) for text in texts], frames).mean()
+            loss = model(images, [alphabet.encode(text) for text in texts], frames, weights).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -125,3 +126,40 @@ def test_scores_agree_with_the_candidates_own(decoder):
         for (_, found), exact in zip(row, scored, strict=True):
             assert found <= exact + 1e-3
     assert model.score(images, [["값"], ["가"]])[0] == [-math.inf]
+
+
+def test_a_hybrid_scores_by_both_decoders_where_asked():
+    torch.manual_seed(0)
+    alphabet = Alphabet("가나다 ")
+    model = Recognizer(replace(TINY, decoder="hybrid", joint_share=0.4), alphabet).eval()
+    images, strings = torch.randint(0, 255, (2, 32, 48, 1), dtype=torch.uint8), [[1, 2], [3]]
+    features = model.features(images)
+    ctc, attention = model.decoder.ctc.score(features, strings), model.decoder.attention.score(features, strings)
+    assert torch.allclose(model.decoder.score(features, strings), 0.6 * ctc + 0.4 * attention)
+    for rows in model.candidates(images, 4):
+        assert [score for _, score in rows] == sorted((score for _, score in rows), reverse=True)
+    assert model.read(images) == [(alphabet.decode(c), p) for c, p in model.decoder.ctc.greedy(features)]
+    model.decoder.joint_share = 0.0
+    assert torch.equal(model.decoder.score(features, strings), ctc)
+
+
+def test_a_hybrid_branch_that_is_not_weighed_learns_nothing():
+    model = Recognizer(replace(TINY, decoder="hybrid"), Alphabet("가나다"))
+    images = torch.randint(0, 255, (2, 32, 64, 1), dtype=torch.uint8)
+    model(images, [[1], [2, 3]], torch.full((2, 8), -1)).mean().backward()
+    assert all(parameter.grad is None for parameter in model.decoder.attention.parameters())
+    assert model.decoder.ctc.classifier.bias.grad.abs().sum() > 0
+
+
+def test_labels_that_a_decoder_cannot_write_whole_are_counted():
+    alphabet = Alphabet("가나다")
+    targets = [[1, 2], [1, 1, 1], [1, 2, 3, 1, 2]]
+    ctc = Recognizer(TINY, alphabet).decoder
+    assert [ctc.unwritable(targets, steps) for steps in (8, 4, 2)] == [0, 2, 2]
+    attention = Recognizer(replace(TINY, decoder="attention", max_length=4), alphabet).decoder
+    assert attention.unwritable(targets, 8) == 1
+
+
+def test_a_width_that_no_grid_fits_is_refused_by_its_name():
+    with pytest.raises(HangulOcrError, match="fixed_width = 100: must be 0 or a multiple of 8"):
+        replace(TINY, fixed_width=100)

@@ -74,8 +74,10 @@ class ModelSettings:
                 )
             if self.short_side % 32:
                 _refuse("short_side", self.short_side, f"32 or a multiple of it, with {self.backbone}")
-        elif self.short_side % (2 * self.along_stride) or self.fixed_width % self.along_stride:
+        elif self.short_side % (2 * self.along_stride):
             _refuse("short_side", self.short_side, f"a multiple of {2 * self.along_stride}, twice along_stride")
+        elif self.fixed_width % self.along_stride:
+            _refuse("fixed_width", self.fixed_width, f"0 or a multiple of {self.along_stride}, the along_stride")
 
     def time_steps(self, long_side: int) -> int:
         """Return how many positions along the text the network gives for crops of ``long_side`` pixels."""

@@ -371,9 +371,11 @@ def _seconds_left(folder: Path, stage: TrainingSettings) -> float | None:
 
 def say_how_long(seconds: float | None) -> None:
     """Print about how long a step takes, if it is long, or that nobody knows."""
+    if not is_main_process():
+        return
     if seconds is None:
         print("no estimate: these settings have no clock (`seconds`)")
-    elif seconds >= 20 and is_main_process():
+    elif seconds >= 20:
         print(f"this takes about {max(1, round(seconds / 60))} min")
 
 
