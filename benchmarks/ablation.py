@@ -3,9 +3,10 @@
 Every variant trains on the same stream of synthetic crops and reads the same 1,000 validation crops, whose words the
 stream never shows: wide, tall and single ones apart, and those with syllables that training never saw. A variant is a
 list of changes to the preset ``quick``, joined by semicolons; ``vertical=rotate`` and ``vertical=relay`` change how
-tall crops are shown. ``--task small`` has 300 syllables (small_task.py), ``full`` the whole default alphabet and the
-sample competition's training side. Rows are appended to ``--json`` as they come, and those already there are not run
-again, so a long table can be made in several sittings.
+tall crops are shown, and a ``fixed_width`` equal to the ``short_side`` squeezes all into a square. ``--task small`` has
+300 syllables (small_task.py), ``full`` the whole default alphabet and the sample competition's training side. Rows are
+appended to ``--json`` as they come, and those already there are not run again, so a long table can be made in several
+sittings.
 
     python benchmarks/ablation.py --json ablation.jsonl
     python benchmarks/ablation.py --variant base --variant classifier=dense --seeds 0 --crops 20000
@@ -40,8 +41,10 @@ from hangul_ocr.synthesis.stream import synthetic_sources
 from hangul_ocr.training.loop import Stage, read_groups
 from hangul_ocr.workspace import describe_device, make_accelerator, seed_everything
 
+SQUARE = "short_side=64;fixed_width=64;along_stride=4"
 LEVERS = (
     "base",
+    "number_type=float32",
     "classifier=dense",
     "neck=none",
     "mixing_blocks=0",
@@ -58,6 +61,8 @@ LEVERS = (
     "short_side=48",
     "vertical=rotate",
     "vertical=relay",
+    SQUARE,
+    f"{SQUARE};decoder=attention",
 )
 KINDS = ("wide", "tall", "single", "unseen")
 
@@ -187,7 +192,7 @@ def main() -> None:
     parser.add_argument("--variant", action="append", help="changes joined by ; or base (default: all levers)")
     parser.add_argument("--task", choices=["small", "full"], default="small")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--crops", type=int, default=25_000, help="equal crops for each (the default)")
+    parser.add_argument("--crops", type=int, default=20_000, help="equal crops for each (the default)")
     parser.add_argument("--seconds", type=float, default=0.0, help="equal time for each instead")
     parser.add_argument("--validation", type=int, default=1000)
     parser.add_argument("--json", type=Path, help="append each row here, and leave out what is there already")

@@ -117,8 +117,21 @@ def test_number_type_follows_the_compute_capability(monkeypatch, capability, num
     assert workspace.ACCELERATE_PRECISION[number_type] == precision
 
 
-def test_cpu_computes_in_float32():
-    assert workspace.pick_number_type("cpu") == "float32"
+@pytest.mark.parametrize(("gain", "number_type"), [(0.6, "float32"), (1.1, "float32"), (1.4, "bfloat16")])
+def test_a_cpu_takes_bfloat16_where_it_measures_faster(monkeypatch, gain, number_type):
+    monkeypatch.setattr(workspace, "bfloat16_gain", lambda: gain)
+    assert workspace.pick_number_type("cpu") == number_type
+
+
+def test_the_gain_of_bfloat16_is_measured_once_and_leaves_the_random_state_alone():
+    torch.manual_seed(3)
+    workspace.bfloat16_gain.cache_clear()
+    gain = workspace.bfloat16_gain()
+    assert 0.01 < gain < 100
+    assert workspace.bfloat16_gain() == gain
+    drawn = torch.rand(())
+    torch.manual_seed(3)
+    assert torch.rand(()) == drawn
 
 
 def test_a_process_may_use_one_number_type_after_another():
