@@ -10,6 +10,7 @@ sittings.
 
     python benchmarks/ablation.py --json ablation.jsonl
     python benchmarks/ablation.py --variant base --variant classifier=dense --seeds 0 --crops 20000
+    python benchmarks/ablation.py --list backbones --seeds 0 --json backbones.jsonl
     python benchmarks/ablation.py --task full --seconds 300 --variant base --variant neck=none
 """
 
@@ -64,6 +65,29 @@ LEVERS = (
     SQUARE,
     f"{SQUARE};decoder=attention",
 )
+BACKBONES = (
+    "resnet10t",
+    "resnet18",
+    "mobilenetv4_conv_small_050",
+    "mobilenetv4_conv_small",
+    "mobilenetv3_small_050",
+    "mobilenetv3_small_100",
+    "lcnet_050",
+    "lcnet_100",
+    "starnet_s050",
+    "repghostnet_050",
+    "ghostnet_050",
+    "regnetx_002",
+    "convnext_zepto_rms",
+    "edgenext_xx_small",
+    "hgnetv2_b0",
+    "tinynet_e",
+)
+LISTS = {
+    "levers": LEVERS,
+    # "base" is a resnet10t of a quarter to a half of its width.
+    "backbones": ("base", *(f"backbone={name};backbone_args={{}}" for name in BACKBONES)),
+}
 KINDS = ("wide", "tall", "single", "unseen")
 
 
@@ -189,7 +213,8 @@ def _done(path: Path | None) -> list[dict[str, Any]]:
 def main() -> None:
     """Run what is missing, then print all rows and each variant's mean and spread."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", action="append", help="changes joined by ; or base (default: all levers)")
+    parser.add_argument("--variant", action="append", help="changes joined by ; or base (default: the list)")
+    parser.add_argument("--list", choices=LISTS, default="levers", help="which list of variants (default %(default)s)")
     parser.add_argument("--task", choices=["small", "full"], default="small")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--crops", type=int, default=20_000, help="equal crops for each (the default)")
@@ -204,7 +229,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sample = None if arguments.task == "small" else make_competition(Path(folder) / "sample", 50, 50, seed=0)
         for seed in arguments.seeds:
-            for text in arguments.variant or LEVERS:
+            for text in arguments.variant or LISTS[arguments.list]:
                 if (text, seed) in known:
                     continue
                 rows.append(budget | run_variant(text, seed, arguments, sample) | {"machine": machine})

@@ -8,7 +8,7 @@ import torch
 
 from hangul_ocr.data.crops import Crop
 from hangul_ocr.hangul import Alphabet, HangulOcrError
-from hangul_ocr.inference.decoding import fused, make_fusion
+from hangul_ocr.inference.decoding import LANGUAGE, fused, load_fusion, make_fusion
 from hangul_ocr.inference.ensemble import Reading, combine, most_confident, vote
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
 from hangul_ocr.models.recognizer import Recognizer
@@ -131,6 +131,16 @@ def test_fusion_is_learnt_from_the_labels_and_only_when_asked_for(tmp_path):
     assert known.score("가다") == known.score("가나") + 2.0
     with pytest.raises(HangulOcrError, match=r"gone\.txt"):
         make_fusion(DecodingSettings(lexicon=str(tmp_path / "gone.txt"), lexicon_bonus=2.0), [], "가나다")
+
+
+def test_a_run_keeps_its_language_model_for_crops_of_any_origin(tmp_path):
+    settings = DecodingSettings(language_weight=0.5)
+    assert load_fusion(DecodingSettings(), tmp_path) is None
+    with pytest.raises(HangulOcrError, match="run notebook 05"):
+        load_fusion(settings, tmp_path)
+    learnt = make_fusion(settings, ["가나"] * 9 + ["가다"], "가나다")
+    learnt.language.save(tmp_path / LANGUAGE)
+    assert load_fusion(settings, tmp_path).score("가나다") == learnt.score("가나다")
 
 
 def test_models_search_with_fusion_only_meanwhile():

@@ -53,7 +53,12 @@ def test_height_can_be_kept():
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [("resnet_typo", "not a timm model"), ("vit_tiny_patch16_224", "does not take crops")]
+    ("name", "part"),
+    [
+        ("resnet_typo", "not a timm model"),
+        ("vit_tiny_patch16_224", "does not take crops"),
+        ("efficientvit_b0", "cannot be made"),
+    ],
 )
 def test_unfit_backbones_are_named(name, part):
     with pytest.raises(HangulOcrError, match=part):

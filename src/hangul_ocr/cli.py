@@ -145,13 +145,15 @@ def validate(options: argparse.Namespace) -> int:
 def predict(options: argparse.Namespace) -> None:
     """Read images, folders of images, or the images that a CSV's column img_path names."""
     from hangul_ocr.data.tables import write_table
+    from hangul_ocr.inference.decoding import load_fusion
     from hangul_ocr.inference.predict import find_crops, read_files, save_candidates
     from hangul_ocr.steps import choose_run
     from hangul_ocr.training.kfold import load_folds_models
 
     source = find_crops(options.images)
     run = choose_run(_workspace(), options.run)
-    table, readings = read_files(load_folds_models(run), source, options.n_best_count)
+    fusion = load_fusion(run.settings.decoding, run.folder)
+    table, readings = read_files(load_folds_models(run), source, options.n_best_count, fusion)
     write_table(table, options.csv)
     if options.n_best:
         save_candidates(options.n_best, source.names, readings)

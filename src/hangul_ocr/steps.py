@@ -32,7 +32,7 @@ from hangul_ocr.data.folds import ensure_folds
 from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manifest, write_lmdb
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
-from hangul_ocr.inference.decoding import make_fusion
+from hangul_ocr.inference.decoding import LANGUAGE, make_fusion
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
 from hangul_ocr.inference.submission import file_sha256, log_submission, write_submission
@@ -448,6 +448,8 @@ def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
     _require_own_alphabet(run)
     keys, models = test.keys(), load_folds_models(run)
     fusion = make_fusion(run.settings.decoding, prepared.train.texts(), run.alphabet.characters)
+    if fusion is not None and fusion.language is not None:
+        fusion.language.save(run.folder / LANGUAGE)
     readings = read_crops(models, LmdbCrops(test), run.settings.candidates, progress="read test", fusion=fusion)
     predictions = predictions_frame(keys, readings)
     save_candidates(run.folder / TEST_CANDIDATES, keys, readings)

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.models.language import CharacterNgram, Fusion, Lexicon
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import DecodingSettings
+
+#: In a run's folder: the language model of all its training labels, for crops of any origin.
+LANGUAGE = "language.json"
 
 
 def make_fusion(settings: DecodingSettings, texts: Sequence[str], characters: str) -> Fusion | None:
@@ -16,10 +20,25 @@ def make_fusion(settings: DecodingSettings, texts: Sequence[str], characters: st
 
     Raises ``HangulOcrError`` if the lexicon cannot be read.
     """
-    if settings == DecodingSettings():
-        return None
     learns = settings.language_weight > 0 and len(texts) > 0
     language = CharacterNgram.fit(texts, settings.language_order, characters) if learns else None
+    return _fusion(settings, language)
+
+
+def load_fusion(settings: DecodingSettings, folder: Path) -> Fusion | None:
+    """Return what the settings ask to weigh in, with the language model that a run keeps in its ``folder``.
+
+    Raises ``HangulOcrError`` if it is not there, or the lexicon cannot be read.
+    """
+    if settings.language_weight > 0 and not (folder / LANGUAGE).is_file():
+        raise HangulOcrError(f"{folder / LANGUAGE}: not there; run notebook 05 or `hangul-ocr ensemble` first")
+    language = CharacterNgram.load(folder / LANGUAGE) if settings.language_weight > 0 else None
+    return _fusion(settings, language)
+
+
+def _fusion(settings: DecodingSettings, language: CharacterNgram | None) -> Fusion | None:
+    if settings == DecodingSettings():
+        return None
     lexicon = Lexicon.read(Path(settings.lexicon).expanduser()) if settings.lexicon else None
     return Fusion(language, lexicon, settings.language_weight, settings.length_bonus, settings.lexicon_bonus)
 

@@ -95,12 +95,14 @@ def _crops_of_table(path: Path) -> Iterator[tuple[str, Path | None]]:
         yield name, files.find(name)
 
 
-def read_files(models: Sequence[Recognizer], source: CropFiles, candidates: int) -> tuple[pd.DataFrame, list[Reading]]:
+def read_files(
+    models: Sequence[Recognizer], source: CropFiles, candidates: int, fusion: Fusion | None = None
+) -> tuple[pd.DataFrame, list[Reading]]:
     """Return ``img_path,text,confidence`` for every file of ``source``, and the readings behind it.
 
     A file that cannot be read has an empty text and confidence 0. Raises ``HangulOcrError`` if none can be read.
     """
-    readings = read_crops(models, source, candidates)
+    readings = read_crops(models, source, candidates, fusion=fusion)
     if len(source.unreadable) == len(source):
         first = f"{source.names[0]}: {source.unreadable[0]}"
         raise HangulOcrError(f"none of the {len(source)} images can be read (first {first}); check the paths and files")

@@ -96,7 +96,7 @@ def _create(name: str, channels: int, pretrained: bool, arguments: dict[str, Any
         return timm.create_model(
             name, pretrained=pretrained, in_chans=channels, num_classes=0, global_pool="", **arguments
         )
-    except (OSError, RuntimeError, TypeError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         remedy = "set model.pretrained to false, or run once with a connection" if pretrained else "check backbone_args"
         raise HangulOcrError(
             f"backbone {name!r} cannot be made ({str(error).splitlines()[0][:160]}); {remedy}"
@@ -156,15 +156,14 @@ def _probe(name: str, network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _feature_width(name: str, backbone: Backbone, channels: int, along: int) -> int:
-    """Check both reading directions on a 32 x 128 crop and return the number of feature channels."""
-    expected = PROBE // along
-    for shape in ((32, PROBE), (PROBE, 32)):
+    """Check crops of two lengths in both reading directions and return the number of feature channels."""
+    for shape in ((32, PROBE), (PROBE, 32), (32, PROBE // 2)):
         with backbone._direction(shape[0] > shape[1]):
             features = _probe(name, backbone.network, torch.zeros(1, channels, *shape))
-        steps = features.shape[2] if shape[0] > shape[1] else features.shape[3]
+        steps, expected = features.shape[2 if shape[0] > shape[1] else 3], max(shape) // along
         if steps != expected:
             raise HangulOcrError(
-                f"backbone {name!r} gives {steps} positions for {PROBE} pixels where {expected} are wanted; "
+                f"backbone {name!r} gives {steps} positions for {max(shape)} pixels where {expected} are wanted; "
                 "its strides cannot be adapted: choose another backbone or along_stride"
             )
     return features.shape[1]
