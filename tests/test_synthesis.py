@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 
 import cv2
@@ -14,12 +16,30 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
-from hangul_ocr.hangul import ASCII, HangulOcrError, is_placeholder, ksx1001_syllables, normalise
-from hangul_ocr.synthesis import competition, fonts
+from hangul_ocr.hangul import (
+    ASCII,
+    Alphabet,
+    HangulOcrError,
+    is_placeholder,
+    is_syllable,
+    ksx1001_syllables,
+    normalise,
+)
+from hangul_ocr.synthesis import competition, fonts, phrases
 from hangul_ocr.synthesis.competition import make_competition, training_stream_sources
 from hangul_ocr.synthesis.fonts import FontFace, find_fonts, inspect_font, split_families
 from hangul_ocr.synthesis.renderer import Renderer, Style
-from hangul_ocr.synthesis.words import LONGEST, Side, Words, WordSource, is_held_out, load_words, words_of
+from hangul_ocr.synthesis.words import (
+    LONGEST,
+    TRAINING,
+    Mix,
+    Side,
+    Words,
+    WordSource,
+    is_held_out,
+    load_words,
+    words_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +54,7 @@ def words():
 
 @pytest.fixture(scope="module")
 def source(words):
-    return WordSource(words).training(random_share=0.3, ascii_share=0.05)
+    return WordSource(words, TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +120,13 @@ def test_the_second_look_comes_from_the_cache(tmp_path, monkeypatch):
     assert find_fonts() == first
 
 
+def test_further_folders_of_fonts_are_named_by_a_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("HANGUL_OCR_FONTS", os.pathsep.join([str(tmp_path), str(tmp_path / "gone")]))
+    (tmp_path / "below").mkdir()
+    path = _write_font(tmp_path / "below" / "toy.ttf")
+    assert str(path) in fonts.font_files()
+
+
 def test_no_korean_font_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("HANGUL_OCR_CACHE", str(tmp_path))
     monkeypatch.setattr(fonts, "font_files", list)
@@ -158,7 +185,7 @@ def test_labels_have_the_competitions_lengths_and_spaces(words):
 
 def test_every_syllable_of_ks_x_1001_is_reachable(words):
     rng = np.random.default_rng(0)
-    source = WordSource(words).training(random_share=0.5)
+    source = WordSource(words, Mix(syllables=0.5))
     seen = set().union(*(source.sample(rng) for _ in range(16_000)))
     assert set(ksx1001_syllables()) <= seen
 
@@ -180,9 +207,55 @@ def test_both_words_of_a_label_lie_on_the_same_side(words):
     rng = np.random.default_rng(0)
     train, test = (
         {word for _ in range(1500) for word in words_of(source.sample(rng))}
-        for source in (WordSource(words, 0.3, 0.1, side=Side(0.2, 5)), WordSource(words, side=Side(0.2, 5, test=True)))
+        for source in (WordSource(words, TRAINING, Side(0.2, 5)), WordSource(words, side=Side(0.2, 5, test=True)))
     )
     assert train.isdisjoint(test)
+
+
+@pytest.mark.parametrize(
+    ("noun", "forms"),
+    [
+        ("책", {"책은", "책이", "책을", "책과", "책으로", "책이나", "책이라"}),
+        ("나무", {"나무는", "나무가", "나무를", "나무와", "나무로", "나무나", "나무라"}),
+        ("서울", {"서울은", "서울이", "서울을", "서울과", "서울로", "서울이나", "서울이라"}),
+    ],
+)
+def test_particles_follow_the_final_consonant(noun, forms):
+    rng = np.random.default_rng(0)
+    found = {phrases.with_particle(noun, rng) for _ in range(400)}
+    assert forms <= found
+    assert found - forms == {noun + particle for particle in phrases.FIXED_PARTICLES}
+
+
+def test_phrases_take_their_nouns_from_the_source_and_keep_near_their_length():
+    rng = np.random.default_rng(0)
+    asked = []
+
+    def noun(length, rng):
+        asked.append(length)
+        return "책" * length
+
+    for length in (3, 8, 18):
+        found = [phrases.phrase(length, noun, ["먹는"], ["cafe"], rng) for _ in range(200)]
+        assert abs(np.mean([len(text) for text in found]) - length) < 4
+        assert all(text == text.strip() for text in found)
+    assert min(asked) >= 1
+    assert "책" in "".join(found)
+
+
+@pytest.mark.parametrize("make", [phrases.number, lambda rng: phrases.latin(["cafe", "open"], rng)])
+def test_numbers_and_latin_words_are_written_with_the_default_alphabet(make):
+    rng, alphabet = np.random.default_rng(0), Alphabet.for_texts()
+    found = {make(rng) for _ in range(800)}
+    assert len(found) > 100 if make is phrases.number else "CAFE" in found
+    assert not {text for text in found if alphabet.missing(text) or text != text.strip()}
+
+
+def test_labels_that_no_font_draws_whole_are_drawn_again(faces):
+    """The faces of one package have few signs; a stream must not end at the first of them."""
+    few = [replace(faces[0], covers="".join(c for c in faces[0].covers if is_syllable(c)))]
+    renderer = Renderer(few, WordSource(Words({}), TRAINING), Style.plain())
+    assert all(set(renderer.render(index).text) <= {*few[0].covers, " "} for index in range(40))
 
 
 def test_a_letter_spaced_label_is_one_word():
@@ -199,7 +272,7 @@ def _digest(renderer, index):
 
 
 def test_a_crop_depends_on_seed_and_index_alone_in_any_process(faces, words):
-    renderer = Renderer(faces, WordSource(Words({})).training(0.5, 0.1), Style.signs(), seed=11)
+    renderer = Renderer(faces, WordSource(Words({}), TRAINING), Style.signs(), seed=11)
     here = [_digest(renderer, index) for index in (5, 0, 5, 17)]
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         there = [pool.submit(_digest, renderer, index).result() for index in (17, 5, 0)]

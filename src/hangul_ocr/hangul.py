@@ -23,6 +23,8 @@ MEDIALS = tuple("ㅏㅐㅑㅒㅓㅔㅕㅖㅗㅘㅙㅚㅛㅜㅝㅞㅟㅠㅡㅢㅣ
 FINALS = ("", *"ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ")
 
 ASCII = string.digits + string.ascii_letters + string.punctuation
+#: What Korean signs and pages add to ASCII most often; the middle dot joins words (영어·수학).
+SIGNS = "·…‘’“”※★☎→×℃㎡"
 PLACEHOLDERS = frozenset({"xx", "xxx"})
 UNKNOWN_CLASS = -1  # a time step of which nobody knows what it shows
 
@@ -127,8 +129,8 @@ class Alphabet:
 
     @classmethod
     def for_texts(cls, texts: Iterable[str] = ()) -> Alphabet:
-        """Return the default alphabet: space, ASCII, KS X 1001's syllables, and whatever else ``texts`` hold."""
-        base = " " + ASCII + ksx1001_syllables()
+        """Return the default alphabet (space, ASCII, ``SIGNS``, KS X 1001's syllables) and what else ``texts`` hold."""
+        base = " " + ASCII + SIGNS + ksx1001_syllables()
         extra = sorted(set().union(*(normalise(text) for text in texts)) - set(base))
         return cls(base + "".join(extra))
 

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.synthesis.fonts import FontFace, family_key, find_fonts, split_families
 from hangul_ocr.synthesis.renderer import Rendered, Renderer, Style
-from hangul_ocr.synthesis.words import Side, Words, WordSource, load_words
+from hangul_ocr.synthesis.words import TRAINING, Mix, Side, Words, WordSource, load_words
 
 HELD_OUT_WORDS = 0.2
 HELD_OUT_SHARE = 1 / 3  # of the test crops are set in the held-out family
@@ -69,9 +69,7 @@ def make_competition(folder: Path, n_train: int = 3000, n_test: int = 800, seed:
     return folder
 
 
-def training_stream_sources(
-    competition_folder: Path | None, random_share: float = 0.35, ascii_share: float = 0.03
-) -> tuple[list[FontFace], WordSource]:
+def training_stream_sources(competition_folder: Path | None, mix: Mix = TRAINING) -> tuple[list[FontFace], WordSource]:
     """Return the faces and words that synthetic pretraining may use beside this competition.
 
     For the sample competition the held-out family and the test side's words are left out, as its ``competition.json``
@@ -80,11 +78,11 @@ def training_stream_sources(
     faces, words = find_fonts(), load_words()
     description = _read_description(competition_folder)
     if not description.get("sample"):
-        return faces, WordSource(words).training(random_share, ascii_share)
+        return faces, WordSource(words, mix)
     held = {family_key(family) for family in description["held_out_families"]}
     split = description["word_split"]
-    source = WordSource(words, side=Side(split["fraction"], split["seed"]))
-    return [face for face in faces if family_key(face.family) not in held], source.training(random_share, ascii_share)
+    source = WordSource(words, mix, Side(split["fraction"], split["seed"]))
+    return [face for face in faces if family_key(face.family) not in held], source
 
 
 def _read_description(folder: Path | None) -> dict:

@@ -24,7 +24,7 @@ from fontTools.ttLib import TTCollection, TTFont, TTLibError
 from PIL import ImageFont
 from tqdm.auto import tqdm
 
-from hangul_ocr.hangul import ASCII, HangulOcrError, is_syllable, ksx1001_syllables
+from hangul_ocr.hangul import ASCII, SIGNS, HangulOcrError, is_syllable, ksx1001_syllables
 from hangul_ocr.synthesis.cache import read_cached, write_cached
 
 FONT_PACKAGES = ("koreanize-matplotlib", "pylopdf-fonts-ko")
@@ -36,12 +36,15 @@ MAX_CHARACTERS_OF_A_GLYPH = 4
 VARIABLE_WEIGHTS = (300, 400, 600, 800)
 
 # What fontTools and FreeType raise on a damaged file.
-_DAMAGED = (TTLibError, HangulOcrError, OSError, struct.error, AssertionError, AttributeError, LookupError, ValueError)
+_DAMAGED = (
+    *(TTLibError, HangulOcrError, OSError, struct.error, AssertionError, AttributeError, LookupError, ValueError),
+    ImportError,  # .woff2 without brotli
+)
 
 # Display faces drawn as worn-off paint: most of their syllables cannot be read even large and clean.
 _WORN = re.compile(r"10 ?years ?later|oraeorae", re.IGNORECASE)
 
-_CACHE_NAME = "fonts-2.json"
+_CACHE_NAME = "fonts-3.json"
 _PROBE_SIZE = 32
 _WEIGHT_WORD = re.compile(
     r"[\s_-]*(thin|hairline|(extra|ultra|semi|demi)?[\s-]?light|regular|medium|(semi|demi|extra|ultra)?[\s-]?bold|heavy|black)$",
@@ -58,7 +61,7 @@ _KINDS = {
 class FontFace:
     """One drawable face: a file, the face's index in it, and for a variable font its position on the axes.
 
-    ``covers`` holds those characters of ASCII and KS X 1001 (in code-point order) whose glyph has an outline.
+    ``covers`` holds those characters of ASCII, ``SIGNS`` and KS X 1001 whose glyph has an outline.
     """
 
     path: str
@@ -146,8 +149,13 @@ def _next_to_hold_out(faces: list[FontFace], seed: int) -> str:
 
 
 def font_files() -> list[str]:
-    """Return the paths of font files that may be Korean: the system's, and those of the installed font packages."""
-    return _package_fonts() + (_fontconfig_fonts() if shutil.which("fc-list") else _folder_fonts())
+    """Return the paths of font files that may be Korean: the system's, and those of the installed font packages.
+
+    ``$HANGUL_OCR_FONTS`` names further folders, as ``$PATH`` does.
+    """
+    own = [Path(folder) for folder in os.environ.get("HANGUL_OCR_FONTS", "").split(os.pathsep) if folder]
+    system = _fontconfig_fonts() if shutil.which("fc-list") else _fonts_below(_system_folders())
+    return _package_fonts() + _fonts_below(own) + system
 
 
 def _package_fonts() -> list[str]:
@@ -168,14 +176,13 @@ def _fontconfig_fonts() -> list[str]:
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return _folder_fonts()
+        return _fonts_below(_system_folders())
     paths = [line.strip().rstrip(":") for line in listed.splitlines()]
     return [path for path in paths if Path(path).suffix.lower() in FONT_SUFFIXES and Path(path).is_file()]
 
 
-def _folder_fonts() -> list[str]:
-    folders = [folder for folder in _system_folders() if folder.is_dir()]
-    files = (path for folder in folders for path in folder.rglob("*"))
+def _fonts_below(folders: Iterable[Path]) -> list[str]:
+    files = (path for folder in folders if folder.is_dir() for path in folder.rglob("*"))
     return [str(path) for path in files if path.suffix.lower() in FONT_SUFFIXES and path.is_file()]
 
 
@@ -239,7 +246,7 @@ def _names(font: TTFont, path: Path) -> tuple[str, str]:
 
 def _outlined(face: FontFace, cmap: dict[int, str]) -> str:
     """Return the characters that the face maps, draws with some extent, and does not draw with a shared placeholder."""
-    wanted = [c for c in ASCII + ksx1001_syllables() if cmap.get(ord(c), ".notdef") != ".notdef"]
+    wanted = [c for c in ASCII + SIGNS + ksx1001_syllables() if cmap.get(ord(c), ".notdef") != ".notdef"]
     users = Counter(cmap[ord(c)] for c in wanted)
     font = face.load(_PROBE_SIZE)
     return "".join(c for c in wanted if users[cmap[ord(c)]] <= MAX_CHARACTERS_OF_A_GLYPH and _has_outline(font, c))

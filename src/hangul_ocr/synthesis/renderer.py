@@ -126,7 +126,15 @@ class Renderer:
     def render(self, index: int) -> Rendered:
         """Return crop number ``index`` of the stream; it depends on seed and index alone."""
         rng = np.random.default_rng((self.seed, index))
-        return self.render_text(self.words.sample(rng), rng)
+        return self.render_text(self._drawable_text(rng), rng)
+
+    def _drawable_text(self, rng: np.random.Generator) -> str:
+        """Return a label that some face draws whole: few fonts have every sign, and Latin may lie in another."""
+        for _ in range(20):
+            text = self.words.sample(rng)
+            if any(covers.issuperset(text) for covers in self._covers):
+                return text
+        return text
 
     def render_text(self, text: str, rng: np.random.Generator, vertical: bool | None = None) -> Rendered:
         """Return a crop of ``text``; ``vertical`` None leaves the direction to chance.

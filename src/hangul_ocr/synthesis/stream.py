@@ -10,6 +10,7 @@ import numpy as np
 from hangul_ocr.data.crops import Crop
 from hangul_ocr.synthesis.competition import training_stream_sources
 from hangul_ocr.synthesis.renderer import Renderer, Style
+from hangul_ocr.synthesis.words import COMPETITION
 
 # Training squeezes every crop to the network's short side, so larger ones would only cost time.
 SHORT_SIDE = (28, 44)
@@ -43,6 +44,5 @@ def synthetic_sources(
     faces, words = training_stream_sources(competition)
     style = replace(Style.signs(short_side), vertical=TALL_SHARE)
     stream = Renderer(faces, words, style, seed)
-    # As the competition words its labels: no share of random syllables.
-    held_out = Renderer(faces, replace(words, random_share=0.0, ascii_share=0.0), Style.signs(), seed)
+    held_out = Renderer(faces, replace(words, mix=COMPETITION), Style.signs(), seed)
     return SyntheticCrops(stream), SyntheticCrops(held_out, VALIDATION_START, validation)

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import string
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from hangul_ocr.hangul import HangulOcrError, ksx1001_syllables, normalise
+from hangul_ocr.synthesis import phrases
 from hangul_ocr.synthesis.cache import read_cached, write_cached
+from hangul_ocr.synthesis.phrases import WordMaker
 
 # Lengths of the competition's training labels (DACON 235970), 9 standing for 9 to 22, and how often a label of that
 # length holds a space (18.5 % of all labels do; which lengths carry them is our estimate).
@@ -30,19 +33,21 @@ DOUBLE_SPACE_SHARE = 0.01
 # How often a real word comes from each source. People's names are many in the dictionary and rare on signs.
 SOURCE_SHARES = dict(frequent=0.3, noun=0.3, place=0.12, proper=0.1, company=0.12, person=0.02, kiwi=0.04)
 
-WordMaker = Callable[[int, np.random.Generator], str]
-
 _PACKAGES = ("python-mecab-ko-dic", "kiwipiepy_model", "wordfreq", "Faker")
-_ALLOWED = frozenset(ksx1001_syllables())
-_ASCII_WORDS = ("OPEN", "SALE", "CAFE", "COFFEE", "ATM", "PC", "TEL", "FAX", "KOREA", "SEOUL", "No.", "P", "B1", "VIP")
-_PUNCTUATION = "!?.,:;()[]<>/-+~%&*#@'\"=_"
+_LETTERS = (frozenset(ksx1001_syllables()), frozenset(string.ascii_lowercase))  # of Korean words, of Latin ones
 
 
 @dataclass(frozen=True)
 class Words:
-    """Real words by source (``noun``, ``place`` ...), each a sorted tuple of strings of KS X 1001 syllables."""
+    """Real words by source (``noun``, ``place`` ...), each a sorted tuple of strings of KS X 1001 syllables.
+
+    ``verbs`` are inflected verbs, adjectives and adverbs, and ``latin`` English words in small letters: they stand in
+    phrases, never for themselves.
+    """
 
     by_source: Mapping[str, tuple[str, ...]]
+    verbs: tuple[str, ...] = ()
+    latin: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Return how many words each source gave."""
@@ -78,15 +83,34 @@ def words_of(label: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class WordSource:
-    """Draws labels: ``random_share`` of random syllables, ``ascii_share`` of digits and Latin, the rest real words.
+class Mix:
+    """Of what a stream's labels are made: shares in 0..1, and the rest as the competition words its labels.
 
-    With ``side`` every word of every label lies on that side of the split, random strings included.
+    ``syllables`` are random ones, so that each of KS X 1001's occurs; ``phrases`` hold particles, endings and marks;
+    ``joined`` two words with a mark between; ``numbers`` prices, dates, telephones; ``latin`` Latin words.
+    """
+
+    syllables: float = 0.0
+    phrases: float = 0.0
+    joined: float = 0.0
+    numbers: float = 0.0
+    latin: float = 0.0
+
+
+COMPETITION = Mix()
+TRAINING = Mix(syllables=0.22, phrases=0.22, joined=0.03, numbers=0.07, latin=0.06)
+
+
+@dataclass(frozen=True)
+class WordSource:
+    """Draws labels in the shares of ``mix``.
+
+    With ``side`` every word of every label lies on that side of the split, random strings included, and so does every
+    noun inside a phrase.
     """
 
     words: Words
-    random_share: float = 0.0
-    ascii_share: float = 0.0
+    mix: Mix = COMPETITION
     side: Side | None = None
     _tries: int = field(default=200, repr=False)
 
@@ -94,19 +118,27 @@ class WordSource:
         """Return one label in NFC, 1 to 22 characters, no space at either end."""
         for _ in range(self._tries):
             label = self._draw(rng)
-            if self.side is None or self.side.allows(label):
+            if 0 < len(label) <= LONGEST and (self.side is None or self.side.allows(label)):
                 return label
         raise HangulOcrError("no label found on this side of the word split: hold out another fraction of the words")
 
-    def training(self, random_share: float = 0.35, ascii_share: float = 0.03) -> WordSource:
-        """Return this source mixed for training, where rare syllables must occur often enough to be learnt."""
-        return replace(self, random_share=random_share, ascii_share=ascii_share)
-
     def _draw(self, rng: np.random.Generator) -> str:
-        kind = rng.random()
-        if kind < self.ascii_share:
-            return _ascii_label(rng)
-        maker = _random_word if kind < self.ascii_share + self.random_share else self._real_word
+        mix, chance = self.mix, rng.random()
+        word = self._real_word if self.side is None else partial(self._word_of_side, self._real_word)
+        for share, draw in (
+            (mix.syllables, lambda: self._label(_random_word, rng)),
+            (mix.phrases, lambda: phrases.phrase(_phrase_length(rng), word, self.words.verbs, self.words.latin, rng)),
+            (mix.joined, lambda: phrases.joined(word, rng)),
+            (mix.numbers, lambda: phrases.number(rng)),
+            (mix.latin, lambda: phrases.latin(self.words.latin, rng)),
+        ):
+            if chance < share:
+                return draw()
+            chance -= share
+        return self._label(self._real_word, rng)
+
+    def _label(self, maker: WordMaker, rng: np.random.Generator) -> str:
+        """Return a label with the competition's lengths and spaces."""
         word = maker if self.side is None else partial(self._word_of_side, maker)
         if rng.random() < LETTER_SPACED_SHARE:
             return " ".join(word(int(rng.integers(3, 5)), rng))
@@ -148,9 +180,14 @@ def load_words() -> Words:
     name = _cache_name()
     if (text := read_cached(name)) and (words := _from_text(text)).by_source:
         return words
-    words = Words({source: _clean(found) for source, found in _read_sources().items()})
+    words = _as_words({source: _clean(found, _LETTERS[source == "latin"]) for source, found in _read_sources().items()})
     write_cached(name, _to_text(words))
     return words
+
+
+def _as_words(found: dict[str, tuple[str, ...]]) -> Words:
+    verbs, latin = found.pop("verbs", ()), found.pop("latin", ())
+    return Words(found, verbs, latin)
 
 
 def syllable_counts(words: Words) -> Counter[str]:
@@ -170,7 +207,7 @@ def _read_sources() -> dict[str, list[str]]:
 
 
 def _mecab() -> dict[str, list[str]]:
-    """Read the noun entries of mecab-ko-dic's ``sys.dic``.
+    """Read the nouns, inflected verbs and adverbs of mecab-ko-dic's ``sys.dic``.
 
     A MeCab dictionary is a 72-byte header whose 7th to 9th integers are the sizes of trie, tokens and features; the
     features are NUL-separated strings (mecab/src/dictionary.cpp). Theirs begin ``tag,class,final,reading``, and a
@@ -179,10 +216,12 @@ def _mecab() -> dict[str, list[str]]:
     data = _package_file("python-mecab-ko-dic", "sys.dic").read_bytes()
     trie, tokens = (int.from_bytes(data[i : i + 4], "little") for i in (24, 28))
     features = data[72 + trie + tokens :].decode("utf-8", "replace")
-    found: dict[str, list[str]] = {"noun": [], "place": [], "proper": [], "person": []}
+    found: dict[str, list[str]] = {"noun": [], "place": [], "proper": [], "person": [], "verbs": []}
     kinds = {"지명": "place", "인명": "person"}
     for tag, meaning, word in re.findall(r"(?:^|\0)(NNG|NNP),([^,]*),[^,]*,([^,\0]+)", features):
         found["noun" if tag == "NNG" else kinds.get(meaning, "proper")].append(word)
+    # Inflected verbs and adjectives with one ending, and adverbs.
+    found["verbs"] = re.findall(r"\0(?:V[VA]\+E[CF]|V[VA]\+ETM|MAG),[^,]*,[^,]*,([^,\0]{2,7})", features)
     # An eighth of the people is plenty, and spares every worker the memory for the rest.
     found["person"] = [name for name in found["person"] if zlib.crc32(name.encode()) % 8 == 0]
     return found
@@ -198,7 +237,7 @@ def _kiwi() -> dict[str, list[str]]:
 def _wordfreq() -> dict[str, list[str]]:
     from wordfreq import top_n_list
 
-    return {"frequent": top_n_list("ko", 30_000)}
+    return {"frequent": top_n_list("ko", 30_000), "latin": top_n_list("en", 8_000)}
 
 
 def _faker() -> dict[str, list[str]]:
@@ -215,13 +254,13 @@ def _package_file(package: str, name: str) -> Path:
     return Path(str(next(file for file in files if file.name == name).locate()))
 
 
-def _clean(words: Iterable[str]) -> tuple[str, ...]:
+def _clean(words: Iterable[str], letters: frozenset[str]) -> tuple[str, ...]:
     found = {normalise(word) for word in words}
-    return tuple(sorted(word for word in found if 0 < len(word) <= LONGEST and _ALLOWED.issuperset(word)))
+    return tuple(sorted(word for word in found if 0 < len(word) <= LONGEST and letters.issuperset(word)))
 
 
 def _cache_name() -> str:
-    return "words-2-" + "-".join(_version(package) for package in _PACKAGES) + ".txt"
+    return "words-3-" + "-".join(_version(package) for package in _PACKAGES) + ".txt"
 
 
 def _version(package: str) -> str:
@@ -232,12 +271,13 @@ def _version(package: str) -> str:
 
 
 def _to_text(words: Words) -> str:
-    return "".join(f"{source}\t{' '.join(found)}\n" for source, found in words.by_source.items())
+    lists = {**words.by_source, "verbs": words.verbs, "latin": words.latin}
+    return "".join(f"{source}\t{' '.join(found)}\n" for source, found in lists.items())
 
 
 def _from_text(text: str) -> Words:
     rows = (line.partition("\t") for line in text.splitlines())
-    return Words({source: tuple(found.split()) for source, _, found in rows if found})
+    return _as_words({source: tuple(found.split()) for source, _, found in rows if found})
 
 
 def _draw_length(rng: np.random.Generator) -> int:
@@ -267,19 +307,5 @@ def _random_word(length: int, rng: np.random.Generator) -> str:
 _SYLLABLES = ksx1001_syllables()
 
 
-def _ascii_label(rng: np.random.Generator) -> str:
-    """Return a number, a telephone number, a price, a Latin word or a syllable run with punctuation."""
-    kind = int(rng.integers(6))
-    digits = "".join(map(str, rng.integers(10, size=8)))
-    if kind == 0:
-        return digits[: int(rng.integers(1, 6))]
-    if kind == 1:
-        return f"{digits[:3]}-{digits[3:7]}"
-    if kind == 2:
-        return f"{int(digits[:3]) + 1},{digits[3]}00원"
-    if kind == 3:
-        return _ASCII_WORDS[int(rng.integers(len(_ASCII_WORDS)))]
-    if kind == 4:
-        letters = rng.integers(26, size=int(rng.integers(2, 8))) + ord(("A", "a")[int(rng.integers(2))])
-        return "".join(map(chr, letters))
-    return _random_word(int(rng.integers(1, 4)), rng) + _PUNCTUATION[int(rng.integers(len(_PUNCTUATION)))]
+def _phrase_length(rng: np.random.Generator) -> int:
+    return int(np.clip(rng.normal(9, 4), 3, LONGEST - 3))

@@ -1,0 +1,186 @@
+"""What stands on signs and pages beside single words: phrases with particles and endings, numbers, Latin words.
+
+Everything draws from the generator that is passed in, and words of dictionaries come through the ``word`` function, so
+that a source's split of the words holds inside phrases too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hangul_ocr.hangul import decompose, is_syllable
+
+WordMaker = Callable[[int, np.random.Generator], str]
+
+# Particles (조사) by what they follow: a final consonant, none. The second column of 로 also follows a final ㄹ.
+PARTICLES = (("은", "는"), ("이", "가"), ("을", "를"), ("과", "와"), ("으로", "로"), ("이나", "나"), ("이라", "라"))
+FIXED_PARTICLES = ("의", "의", "에", "에", "도", "만", "에서", "까지", "부터", "보다", "처럼", "만의", "에는", "마다")
+# Forms of the verbs that turn a noun into a predicate (하다, 되다), of the copula, and what else follows a noun.
+_PREDICATES = """
+하는 하고 하기 하여 하면 할 한 해 해요 하세요 합니다 했습니다 했어요 하지 하게 되는 된 될 되어 됩니다 되었습니다
+중 시 및 용 입니다 이에요 있는 없는 있습니다 없이
+"""
+PREDICATES = tuple(_PREDICATES.split())
+FINAL_RIEUL = 8
+
+_UNITS = "km m cm mm kg g L ml % 원 만원 명 개 회 번 층 호 평 년 월 일 시 분 초 주 가지 종 세 인분 위 점 매 장 권"
+UNITS = tuple(_UNITS.split())
+EMPHASIS = ("!", "!", "?", ".", ".", ",", "~", "!!", "...", ":")
+BRACKETS = (("(", ")"), ("(", ")"), ("[", "]"), ("<", ">"), ("'", "'"), ('"', '"'), ("‘", "’"), ("“", "”"))
+JOINS = ("/", "·", "·", "&", "-", "+", ",", "~", " & ", " / ", " · ", " - ", ", ")
+BULLETS = ("#", "#", "* ", "- ", "※ ", "★", "· ", "→ ")
+DOMAINS = (".com", ".co.kr", ".kr", ".net")
+
+
+def has_final(word: str) -> bool:
+    """Tell whether ``word`` ends in a syllable with a final consonant (받침); digits and Latin count as without."""
+    return bool(word) and is_syllable(word[-1]) and decompose(word[-1])[2] > 0
+
+
+def with_particle(noun: str, rng: np.random.Generator) -> str:
+    """Return ``noun`` with a particle in the form that its last syllable asks for."""
+    if rng.random() < 0.5:
+        return noun + _pick(FIXED_PARTICLES, rng)
+    after_final, after_vowel = PARTICLES[int(rng.integers(len(PARTICLES)))]
+    closed = has_final(noun) and not (after_vowel == "로" and decompose(noun[-1])[2] == FINAL_RIEUL)
+    return noun + (after_final if closed else after_vowel)
+
+
+def phrase(length: int, word: WordMaker, verbs: Sequence[str], latin: Sequence[str], rng: np.random.Generator) -> str:
+    """Return eojeols (어절) with a space between, about ``length`` characters, now and then with marks around them."""
+    parts: list[str] = []
+    while (left := length - sum(map(len, parts)) - len(parts)) > 1 or not parts:
+        parts.append(_eojeol(min(left, 7), word, verbs, latin, rng))
+    return _marked(" ".join(parts), rng)
+
+
+def _eojeol(longest: int, word: WordMaker, verbs: Sequence[str], latin: Sequence[str], rng: np.random.Generator) -> str:
+    kind = rng.random()
+    noun = word(int(rng.integers(1 if longest < 3 else 2, max(2, min(longest, 5)) + 1)), rng)
+    if kind < 0.38 or longest < 3:
+        return noun
+    if kind < 0.62:
+        return with_particle(noun, rng)
+    if kind < 0.76:
+        return noun + _pick(PREDICATES, rng)
+    if kind < 0.9 and verbs:
+        return _pick(verbs, rng)
+    if kind < 0.95:
+        return number(rng)
+    return latin_word(latin, rng) + (_pick(FIXED_PARTICLES, rng) if rng.random() < 0.3 else "")
+
+
+def _marked(text: str, rng: np.random.Generator) -> str:
+    chance = rng.random()
+    if chance < 0.14:
+        return text + _pick(EMPHASIS, rng)
+    if chance < 0.2:
+        opening, closing = BRACKETS[int(rng.integers(len(BRACKETS)))]
+        return opening + text + closing
+    return _pick(BULLETS, rng) + text if chance < 0.24 else text
+
+
+def joined(word: WordMaker, rng: np.random.Generator) -> str:
+    """Return two or three short words with a mark between, or one with a part in brackets: 영어·수학, 제주(공항)."""
+    first, second = (word(int(rng.integers(2, 5)), rng) for _ in range(2))
+    if rng.random() < 0.35:
+        opening, closing = BRACKETS[int(rng.integers(4))]
+        return f"{first}{' ' if rng.random() < 0.2 else ''}{opening}{second}{closing}"
+    mark = _pick(JOINS, rng)
+    third = mark + word(2, rng) if rng.random() < 0.2 else ""
+    return first + mark + second + third
+
+
+def number(rng: np.random.Generator) -> str:
+    """Return a count with its unit, a price, a date, a time, a telephone number, a range, a code, or plain digits."""
+    return _NUMBERS[int(rng.integers(len(_NUMBERS)))](rng)
+
+
+def _count(rng: np.random.Generator) -> str:
+    value = int(10 ** rng.uniform(0, 3.7))
+    text = f"{value:,}" if rng.random() < 0.5 else str(value)
+    if rng.random() < 0.12:
+        text = f"{value % 100}.{rng.integers(10)}"
+    return text + (" " if rng.random() < 0.05 else "") + _pick(UNITS, rng)
+
+
+def _price(rng: np.random.Generator) -> str:
+    value = int(rng.integers(1, 1000)) * int(rng.choice([100, 100, 500, 1000]))
+    return f"{value:,}" + _pick(("원", "원", "", "원~", "~"), rng)
+
+
+def _date(rng: np.random.Generator) -> str:
+    year, month, day = int(rng.integers(1950, 2031)), int(rng.integers(1, 13)), int(rng.integers(1, 32))
+    forms = (
+        f"{year}.{month:02d}.{day:02d}",
+        f"{year}-{month:02d}-{day:02d}",
+        f"{year}년 {month}월 {day}일",
+        f"{year}년 {month:02d}월 {day:02d}일",
+        f"{year}년",
+        f"{month}월 {day}일",
+        f"{month}/{day}",
+        f"{year}.{month:02d}",
+        f"{month}월",
+        f"'{year % 100:02d}.{month}.{day}",
+    )
+    return _pick(forms, rng)
+
+
+def _time(rng: np.random.Generator) -> str:
+    hour, minute = int(rng.integers(24)), int(rng.integers(12)) * 5
+    return _pick((f"{hour:02d}:{minute:02d}", f"{hour}시", f"{hour}시 {minute}분", f"{hour % 12}:{minute:02d} PM"), rng)
+
+
+def _telephone(rng: np.random.Generator) -> str:
+    digits = "".join(map(str, rng.integers(10, size=8)))
+    area = _pick(("02", "031", "032", "051", "053", "062", "010", "010", "070", "080"), rng)
+    middle = digits[: int(rng.integers(3, 5))]
+    forms = (f"{area}-{middle}-{digits[4:]}", f"{area}){middle}-{digits[4:]}", f"{middle}-{digits[4:]}")
+    return _pick((*forms, forms[0], f"15{digits[:2]}-{digits[4:]}", f"☎ {forms[2]}", f"T.{forms[0]}"), rng)
+
+
+def _range(rng: np.random.Generator) -> str:
+    low, step = int(rng.integers(1, 60)), int(rng.integers(1, 40))
+    return f"{low}{_pick(('~', '-', '~', ' ~ '), rng)}{low + step}" + (_pick(UNITS, rng) if rng.random() < 0.7 else "")
+
+
+def _code(rng: np.random.Generator) -> str:
+    """Return a model or line name: A-12, DX300, B1F, No.7."""
+    letters = "".join(chr(65 + int(i)) for i in rng.integers(26, size=int(rng.integers(1, 5))))
+    digits = "".join(map(str, rng.integers(10, size=int(rng.integers(1, 5)))))
+    return _pick(
+        (f"{letters}-{digits}", f"{letters}{digits}", f"{letters} {digits}", f"B{digits[0]}F", f"No.{digits}"), rng
+    )
+
+
+def _digits(rng: np.random.Generator) -> str:
+    return "".join(map(str, rng.integers(10, size=int(rng.integers(1, 9)))))
+
+
+_NUMBERS = (*[_count] * 3, *[_price] * 2, *[_date] * 2, _time, *[_telephone] * 2, _range, _code, _digits)
+
+
+def latin(words: Sequence[str], rng: np.random.Generator) -> str:
+    """Return one to three Latin words in one case, rarely an address of the net."""
+    count = 1 + int(rng.random() < 0.35) + int(rng.random() < 0.12)
+    found = [latin_word(words, rng) for _ in range(count)]
+    if rng.random() < 0.06:
+        return ("www." if rng.random() < 0.6 else "") + found[0].lower() + _pick(DOMAINS, rng)
+    text = " ".join(found)
+    return text.upper() if count > 1 and rng.random() < 0.5 else text
+
+
+def latin_word(words: Sequence[str], rng: np.random.Generator) -> str:
+    """Return a word in capitals, with a capital or in small letters; random letters where there are no words."""
+    if words and rng.random() < 0.85:
+        word = _pick(words, rng)
+    else:
+        word = "".join(chr(97 + int(i)) for i in rng.integers(26, size=int(rng.integers(2, 9))))
+    chance = rng.random()
+    return word.upper() if chance < 0.45 else word.capitalize() if chance < 0.75 else word
+
+
+def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:
+    return choices[int(rng.random() * len(choices))]
