@@ -17,8 +17,9 @@ from hangul_ocr.data.lmdb_store import LmdbReader, matches, write_lmdb
 from hangul_ocr.data.sample import Sample
 from hangul_ocr.hangul import Alphabet
 from hangul_ocr.synthesis.fonts import FontFace, find_fonts
-from hangul_ocr.synthesis.renderer import Renderer, Style
+from hangul_ocr.synthesis.renderer import Renderer
 from hangul_ocr.synthesis.stream import SHORT_SIDE, TALL_SHARE, SyntheticCrops
+from hangul_ocr.synthesis.style import Style
 from hangul_ocr.synthesis.words import Side, Words, WordSource, load_words, syllable_counts
 
 SYLLABLES, TRAIN, VALIDATION = 300, 60_000, 1_000

@@ -25,10 +25,11 @@ from hangul_ocr.hangul import (
     ksx1001_syllables,
     normalise,
 )
-from hangul_ocr.synthesis import competition, fonts, phrases
+from hangul_ocr.synthesis import competition, effects, fonts, phrases
 from hangul_ocr.synthesis.competition import make_competition, training_stream_sources
-from hangul_ocr.synthesis.fonts import FontFace, find_fonts, inspect_font, split_families
-from hangul_ocr.synthesis.renderer import Renderer, Style
+from hangul_ocr.synthesis.fonts import FontFace, family_share, find_fonts, inspect_font, split_families
+from hangul_ocr.synthesis.renderer import Renderer
+from hangul_ocr.synthesis.style import EFFECTS, Style
 from hangul_ocr.synthesis.words import (
     LONGEST,
     TRAINING,
@@ -324,6 +325,54 @@ def test_vertical_text_gives_tall_crops(faces, source):
         crop = renderer.render_text(text, np.random.default_rng(index), vertical=True)
         assert crop.vertical
         assert crop.image.shape[0] > crop.image.shape[1]
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_each_effect_changes_the_crop_and_leaves_it_legible(faces, effect):
+    calm, changed = Style.plain((40, 40)), Style.plain((40, 40)).only(effect)
+    different = 0
+    for index in range(6):
+        crops = [
+            Renderer(faces, WordSource(Words({})), style).render_text("대한 식당", np.random.default_rng(index), False)
+            for style in (calm, changed)
+        ]
+        assert float(np.ptp(cv2.blur(cv2.cvtColor(crops[1].image, cv2.COLOR_RGB2GRAY), (3, 3)))) > 30
+        different += crops[0].image.shape != crops[1].image.shape or (crops[0].image != crops[1].image).any()
+    assert different >= 3
+
+
+@pytest.mark.parametrize("angle", [0.3, 1.2, -0.3, -1.2])
+def test_bent_text_keeps_its_centres_on_its_ink(angle):
+    mask = np.zeros((80, 360), np.uint8)
+    points = np.float32([[60, 40], [120, 32], [180, 40], [240, 48], [300, 40]])
+    for x, y in points.astype(int).tolist():
+        cv2.circle(mask, (x, y), 6, 255, -1)
+    bent, moved, (x0, y0, x1, y1) = effects.bent(mask, points, 20, angle)
+    assert (x0, y0) == (20, 20)
+    assert bent.shape == (y1 + 20, x1 + 20)
+    for x, y in moved.tolist():
+        assert bent[round(y), round(x)] > 200
+    assert (moved[2, 1] < moved[0, 1]) == (angle > 0)
+    rows, columns = np.nonzero(bent)
+    assert rows.min() >= y0
+    assert rows.max() <= y1
+    assert columns.min() >= x0
+    assert columns.max() <= x1
+
+
+def test_two_lines_are_cut_at_a_space_and_read_from_the_upper(faces):
+    style = replace(Style.plain((64, 64)), two_lines=1.0)
+    renderer = Renderer(faces, WordSource(Words({})), style)
+    crop = renderer.render_text("서울 특별시 중구", np.random.default_rng(0), vertical=False)
+    upper, lower = crop.centres[:6], crop.centres[7:]
+    assert upper[:, 1].max() < lower[:, 1].min()
+    assert lower[0, 0] < upper[5, 0]
+    alone = renderer.render_text("서울특별시", np.random.default_rng(0), vertical=False)
+    assert np.ptp(alone.centres[:, 1]) < 0.2
+
+
+def test_faces_that_signs_use_are_drawn_more_often():
+    assert family_share("BM DoHyeon") > family_share("Noto Serif KR") > family_share("NanumGothicCoding")
 
 
 def test_about_a_sixth_of_the_crops_is_tall(renders):

@@ -26,8 +26,9 @@ from hangul_ocr.settings import Settings
 from hangul_ocr.steps import Prepared
 from hangul_ocr.synthesis.competition import training_stream_sources
 from hangul_ocr.synthesis.fonts import find_fonts
-from hangul_ocr.synthesis.renderer import Renderer, Style
+from hangul_ocr.synthesis.renderer import Renderer
 from hangul_ocr.synthesis.stream import SyntheticCrops
+from hangul_ocr.synthesis.style import Style
 from hangul_ocr.synthesis.words import WordSource, load_words
 from hangul_ocr.workspace import Workspace
 

@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.synthesis.fonts import FontFace, family_key, find_fonts, split_families
-from hangul_ocr.synthesis.renderer import Rendered, Renderer, Style
+from hangul_ocr.synthesis.renderer import Rendered, Renderer
+from hangul_ocr.synthesis.style import Style
 from hangul_ocr.synthesis.words import TRAINING, Mix, Side, Words, WordSource, load_words
 
 HELD_OUT_WORDS = 0.2

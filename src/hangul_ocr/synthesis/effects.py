@@ -6,6 +6,7 @@ Everything draws from the generator that is passed in and nothing else, so a cro
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -193,3 +194,100 @@ def recompressed(rng: np.random.Generator, image: np.ndarray, quality: tuple[int
     """Return the uint8 RGB image after JPEG compression."""
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(*quality))])
     return cv2.imdecode(data, cv2.IMREAD_COLOR)
+
+
+def add_photograph(rng: np.random.Generator, image: np.ndarray, reach: float) -> np.ndarray:
+    """Return the image with a piece of a real photograph laid over it, its tones within about ``reach``."""
+    photographs = _photographs()
+    source = photographs[int(rng.integers(len(photographs)))]
+    height, width = image.shape[:2]
+    scale = min(1.0, source.shape[0] / height, source.shape[1] / width) * rng.uniform(0.25, 1.0)
+    part_h, part_w = max(2, int(height * scale)), max(2, int(width * scale))
+    y, x = int(rng.integers(source.shape[0] - part_h + 1)), int(rng.integers(source.shape[1] - part_w + 1))
+    part = cv2.resize(source[y : y + part_h, x : x + part_w], (width, height), interpolation=cv2.INTER_LINEAR)
+    part = part.astype(np.float32)
+    spread = max(8.0, float(part.std()))
+    return cv2.add(image, cv2.multiply(cv2.subtract(part, cv2.mean(part)), (reach / (2 * spread),) * 4))
+
+
+@lru_cache(maxsize=1)
+def _photographs() -> list[np.ndarray]:
+    """Return the two photographs that scikit-learn ships (CC BY, see its documentation), RGB uint8."""
+    from sklearn.datasets import load_sample_images
+
+    return [np.ascontiguousarray(photograph) for photograph in load_sample_images().images]
+
+
+def extruded(rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Return the image with the sides of solid letters, in the colour ``side``, seen from one corner."""
+    depth = max(1, round(0.07 * min(alpha.shape) * rng.uniform(0.4, 1.0)))
+    dx, dy = (int(step) for step in rng.choice([-1, 1], 2))
+    body = alpha
+    for step in range(1, depth + 1):
+        body = cv2.max(body, shifted(alpha, dx * step, dy * step))
+    return blend(image, side, body)
+
+
+def glowing(rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Return the image lit by letters that shine (neon, light boxes) in ``colour``."""
+    radius = min(alpha.shape) * rng.uniform(0.05, 0.16)
+    halo = cv2.GaussianBlur(alpha, (0, 0), max(0.6, radius)) * np.float32(rng.uniform(0.4, 0.9))
+    return blend(image, colour, np.minimum(halo, 0.75))
+
+
+def occlude(rng: np.random.Generator, image: np.ndarray) -> None:
+    """Put a wire, a pole or a leaf before the scene, thinner than a syllable, in place."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    colour = tuple(map(float, rng.uniform(0, 255, 3)))
+    start, end = (rng.random((2, 2)) * 1.4 - 0.2) * (width, height)
+    if rng.random() < 0.7:
+        thickness = max(1, int(short * rng.uniform(0.02, 0.1)))
+        cv2.line(image, tuple(map(int, start)), tuple(map(int, end)), colour, thickness, cv2.LINE_AA)
+    else:
+        axes = (max(2, int(short * rng.uniform(0.05, 0.16))), max(2, int(short * rng.uniform(0.05, 0.25))))
+        cv2.ellipse(image, tuple(map(int, start)), axes, rng.uniform(0, 180), 0, 360, colour, -1, cv2.LINE_AA)
+
+
+def with_reflection(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Return the image with a band of light across it, as glass and glossy covers show."""
+    plane = ramp(rng, image.shape[:2])
+    band = np.exp(-(((plane - np.float32(rng.uniform(-0.8, 0.8))) / np.float32(rng.uniform(0.08, 0.4))) ** 2))
+    return blend(image, np.full(3, 255, np.float32), band * np.float32(rng.uniform(0.15, 0.45)))
+
+
+def at_night(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Return the image in little light of one colour, with a sensor's noise."""
+    tint = rng.uniform(0.8, 1.0, 3) * rng.uniform(0.5, 0.8)
+    dark = cv2.multiply(image, (*tint.tolist(), 0.0))
+    add_grain(rng, dark, 16.0)
+    return dark
+
+
+def bent(
+    mask: np.ndarray, points: np.ndarray, pad: int, angle: float
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int, int]]:
+    """Return ``mask`` (H, W) laid along an arc of ``angle`` radians (above 0 its middle rises), its ``points`` (n, 2).
+
+    The text's box is the mask less ``pad`` on each side; the third value is the box (x0, y0, x1, y1) of the bent text.
+    """
+    height, width = mask.shape
+    box_w, box_h = width - 2 * pad, height - 2 * pad
+    radius = box_w / abs(angle)  # of the text's middle line
+    upwards = 1.0 if angle > 0 else -1.0
+    half = abs(angle) / 2
+    new_w = math.ceil(2 * (radius + box_h / 2) * math.sin(half))
+    new_h = math.ceil(box_h + radius * (1 - math.cos(half)) + box_h / 2 * (1 - math.cos(half)))
+    size = (new_w + 2 * pad, new_h + 2 * pad)
+    centre_x = size[0] / 2
+    centre_y = pad + box_h / 2 + radius if upwards > 0 else size[1] - pad - box_h / 2 - radius
+    x, y = np.meshgrid(np.arange(size[0], dtype=np.float32) - centre_x, np.arange(size[1], dtype=np.float32) - centre_y)
+    distance = np.hypot(x, y)
+    turn = np.arctan2(x, -upwards * y)
+    source_x = np.float32(width / 2) + turn * np.float32(radius)
+    source_y = np.float32(height / 2) - np.float32(upwards) * (distance - np.float32(radius))
+    turns = (points[:, 0] - width / 2) / radius
+    reach = radius - upwards * (points[:, 1] - height / 2)
+    moved = np.stack([centre_x + reach * np.sin(turns), centre_y - upwards * reach * np.cos(turns)], axis=1)
+    bent_mask = cv2.remap(mask, source_x.astype(np.float32), source_y.astype(np.float32), cv2.INTER_LINEAR)
+    return bent_mask, moved.astype(np.float32), (pad, pad, pad + new_w, pad + new_h)

@@ -55,6 +55,13 @@ _KINDS = {
     "hand": re.compile(r"brush|pen|hand|script|jua|yeonsung|kirang|pilgi|손|붓|펜", re.IGNORECASE),
     "mono": re.compile(r"coding|mono|typewriter|코딩", re.IGNORECASE),
 }
+# How often a family is drawn beside the others: signs prefer these faces, and nobody letters a sign in those.
+_SIGN_FACES = re.compile(
+    r"do ?hyeon|jua|hanna|euljiro|kirang|yeonsung|black han|square|headline|gugi"
+    r"|gothic|dotum|pretendard|noto sans|gungs",
+    re.IGNORECASE,
+)
+_RARE_FACES = re.compile(r"mono|coding|jamo|eco$|yethangul|ligature|_ac$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,13 @@ class FontFace:
     def kind(self) -> str:
         """Return the rough kind of design that the family's name tells: serif, hand, mono or sans."""
         return next((kind for kind, pattern in _KINDS.items() if pattern.search(self.family)), "sans")
+
+
+def family_share(family: str) -> float:
+    """Return how often crops should be set in ``family`` beside the others, 1 being plain."""
+    if _RARE_FACES.search(family):
+        return 0.3
+    return 2.0 if _SIGN_FACES.search(family) else 1.0
 
 
 def find_fonts() -> list[FontFace]:

@@ -132,7 +132,16 @@ def lay_column(glyphs: Sequence[Glyph], middle: float, size: int, spacing: float
     return _layout(placed, centres)
 
 
-def _layout(placed: list[Placed], centres: list[tuple[float, float]]) -> Layout:
+def stack(first: Layout, second: Layout, gap: float, align: float) -> Layout:
+    """Return two rows as one layout, ``gap`` pixels between them; ``align`` 0 sets them flush left, 1 flush right."""
+    dx = round(first.box[0] - second.box[0] + align * (first.box[2] - first.box[0] - second.box[2] + second.box[0]))
+    dy = round(first.box[3] - second.box[1] + gap)
+    moved = [Placed(item.glyph, item.x + dx, item.y + dy) for item in second.placed]
+    centres = np.concatenate([first.centres, second.centres + np.float32([dx, dy])])
+    return _layout(first.placed + moved, centres)
+
+
+def _layout(placed: list[Placed], centres: Sequence[tuple[float, float]] | np.ndarray) -> Layout:
     box = (
         min(p.x for p in placed),
         min(p.y for p in placed),

@@ -1,7 +1,7 @@
 """The streaming renderer: crop number ``index`` of seed ``seed`` is the same image in every process.
 
-A text becomes an alpha mask (glyphs.py), the mask is warped once into the crop, and the crop is coloured and damaged
-(effects.py). The centre of every character goes through the same matrix as its pixels.
+A text becomes an alpha mask (glyphs.py), the mask is warped once into the crop, and the crop is coloured and
+photographed (scene.py). The centre of every character goes through the same matrix as its pixels.
 """
 
 from __future__ import annotations
@@ -15,79 +15,14 @@ import cv2
 import numpy as np
 
 from hangul_ocr.hangul import HangulOcrError
-from hangul_ocr.synthesis import effects, glyphs
-from hangul_ocr.synthesis.fonts import FontFace
+from hangul_ocr.synthesis import effects, glyphs, scene
+from hangul_ocr.synthesis.fonts import FontFace, family_share
+from hangul_ocr.synthesis.scene import Masks
+from hangul_ocr.synthesis.style import Style
 from hangul_ocr.synthesis.words import WordSource
 
 LONGEST_SIDE = 1300
 _MIN_WIDTH = 8
-
-
-@dataclass(frozen=True)
-class Style:
-    """How crops look: probabilities in 0..1, lengths in pixels or, where it says so, in ems of the text."""
-
-    short_side: tuple[int, int] = (24, 120)
-    vertical: float = 0.135  # of two characters and more; single tall syllables make 16 % of the crops tall
-    min_contrast: float = 70.0
-    margin: tuple[float, float] = (-0.03, 0.25)  # ems on each side
-    spacing: tuple[float, float] = (-0.08, 0.22)  # ems between glyphs
-    stretch: tuple[float, float] = (0.75, 1.3)
-    weight: tuple[float, float] = (-0.2, 1.0)
-    reweight: float = 0.6
-    spread: float = 0.1  # widely spaced letters, up to 0.7 em
-    ripple: float = 0.15
-    wobble: float = 0.15
-    arc: float = 0.08
-    rotation: float = 5.0  # degrees, standard deviation
-    shear: float = 0.12
-    perspective: float = 0.07
-    gradient: float = 0.4
-    texture: float = 0.4
-    stripes: float = 0.08
-    clutter: float = 0.25
-    outline: float = 0.15
-    shadow: float = 0.15
-    shaded_text: float = 0.2
-    neighbours: float = 0.15
-    relight: float = 0.4
-    blur: float = 0.4
-    blur_strength: float = 1.3
-    grain: float = 0.5
-    grain_strength: float = 14.0
-    low_resolution: float = 0.25
-    jpeg: float = 0.35
-    jpeg_quality: tuple[int, int] = (25, 90)
-
-    @classmethod
-    def plain(cls, short_side: tuple[int, int] = (32, 48)) -> Style:
-        """Return clean printed text on a flat ground: geometry and colours vary, nothing is damaged."""
-        off = dict.fromkeys(_EFFECTS, 0.0)
-        return cls(short_side=short_side, rotation=1.5, shear=0.04, perspective=0.02, **off)
-
-    @classmethod
-    def signs(cls, short_side: tuple[int, int] = (24, 120)) -> Style:
-        """Return photographed signs and covers: everything on, as in the competition."""
-        return cls(short_side=short_side)
-
-
-_EFFECTS = (
-    *(
-        "spread",
-        "ripple",
-        "wobble",
-        "arc",
-        "gradient",
-        "texture",
-        "stripes",
-        "clutter",
-        "outline",
-        "shadow",
-        "shaded_text",
-        "neighbours",
-    ),
-    *("relight", "blur", "grain", "low_resolution", "jpeg"),
-)
 
 
 @dataclass(frozen=True)
@@ -105,16 +40,29 @@ class Rendered:
     family: str
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A text before the camera: its masks, the ``centres`` (n, 2) and the ``box`` (x0, y0, x1, y1) of its ink in
+    their pixels, at ``size`` pixels an em."""
+
+    masks: Masks
+    centres: np.ndarray
+    box: tuple[int, int, int, int]
+    size: int
+
+
 class Renderer:
-    """Renders words of a source in the given faces. Families are drawn evenly, however many weights each has."""
+    """Renders words of a source in the given faces: families by ``family_share``, however many weights each has."""
 
     def __init__(self, faces: Sequence[FontFace], words: WordSource, style: Style, seed: int = 0) -> None:
         if not faces:
             raise HangulOcrError("the renderer needs a font: pip install koreanize-matplotlib pylopdf-fonts-ko")
         self.faces, self.words, self.style, self.seed = list(faces), words, style, seed
+        self._calm = style.calmer()
         self._cache = glyphs.GlyphCache(self.faces)
         self._covers = [frozenset(face.covers) | {" "} for face in self.faces]
         self._families = _by_family(self.faces)
+        self._limits = np.cumsum([family_share(self.faces[members[0]].family) for members in self._families])
 
     def __getstate__(self) -> dict:
         """Leave drawn glyphs behind: a worker draws its own, and FreeType's handles do not travel."""
@@ -144,18 +92,19 @@ class Renderer:
         if not text.strip():
             raise HangulOcrError(f"there is nothing to draw in {text!r}: give a text with a visible character")
         number = self._choose_face(text, rng)
+        style = self._calm if rng.random() < self.style.clean else self.style
         if vertical is None:
-            vertical = len(text) > 1 and rng.random() < self.style.vertical
-        short_side = int(rng.integers(self.style.short_side[0], self.style.short_side[1] + 1))
-        layout, size = self._lay_out(text, number, short_side, vertical, rng)
-        mask, centres = self._warp(layout, size, short_side, vertical, rng)
-        image = _damage(_colour(mask, self.style, rng), self.style, rng)
+            vertical = len(text) > 1 and rng.random() < style.vertical
+        short_side = int(rng.integers(style.short_side[0], style.short_side[1] + 1))
+        drawing = self._draw(text, number, short_side, vertical, style, rng)
+        masks, centres = _project(drawing, short_side, style, rng)
+        image = scene.photograph(scene.paint_scene(masks, centres, style, rng), style, rng)
         return Rendered(image, text, centres, vertical, self.faces[number].family)
 
     def _choose_face(self, text: str, rng: np.random.Generator) -> int:
         needed = frozenset(text)
         for _ in range(8):
-            members = self._families[int(rng.random() * len(self._families))]
+            members = self._families[int(np.searchsorted(self._limits, rng.random() * self._limits[-1], side="right"))]
             number = members[int(rng.random() * len(members))]
             if needed <= self._covers[number]:
                 return number
@@ -164,76 +113,112 @@ class Renderer:
             raise HangulOcrError(f"no font draws all of {text!r}: leave these characters out or install another font")
         return able[int(rng.random() * len(able))]
 
-    def _lay_out(
-        self, text: str, number: int, short_side: int, vertical: bool, rng: np.random.Generator
-    ) -> tuple[glyphs.Layout, int]:
-        """Return the layout and the size (pixels an em) of its glyphs: the smaller of two that is large enough."""
+    def _draw(
+        self, text: str, number: int, short_side: int, vertical: bool, style: Style, rng: np.random.Generator
+    ) -> Drawing:
+        """Return the text set in face ``number`` with what stands around it, the smaller of two sizes that suffices."""
         size = 48 if short_side <= 56 else 96
-        middle = self._cache.face(number, size).middle
-        drawn = [self._cache.get(number, size, character) for character in text]
-        spacing = size * _spacing(self.style, rng)
-        space = rng.uniform(0.9, 1.6)
-        if vertical:
-            return glyphs.lay_column(drawn, middle, size, spacing, space), size
-        return glyphs.lay_row(drawn, middle, spacing, space, self._lift(len(text), size, rng)), size
-
-    def _lift(self, n: int, size: int, rng: np.random.Generator) -> np.ndarray:
-        """Return how far each glyph of a row leaves the baseline: not at all, a wobble or an arc."""
-        chance = rng.random()
-        if chance < self.style.wobble:
-            return rng.uniform(-0.06, 0.06, n) * size
-        if chance < self.style.wobble + self.style.arc and n > 2:
-            along = np.linspace(-1, 1, n)
-            return (along**2 - 0.5) * rng.uniform(-0.06, 0.06) * n * size
-        return np.zeros(n)
-
-    def _warp(
-        self, layout: glyphs.Layout, size: int, short_side: int, vertical: bool, rng: np.random.Generator
-    ) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the masks of text and neighbours, (H, W) uint8 in crop pixels, and the centres in 0..1."""
+        layout = self._lay_out(text, number, size, vertical, style, rng)
         x0, y0, x1, y1 = layout.box
         pad = size // 2
         origin, shape = (x0 - pad, y0 - pad), (y1 - y0 + 2 * pad, x1 - x0 + 2 * pad)
-        quad = _moved_quad(x1 - x0, y1 - y0, self.style, rng)
-        crowded = rng.random() < self.style.neighbours
-        quad, (width, height) = _crop(quad, size, short_side, self.style.margin if not crowded else (0.0, 0.4), rng)
-        corners = np.array([[0, 0], [x1 - x0, 0], [x1 - x0, y1 - y0], [0, y1 - y0]], np.float32) + pad
-        matrix = cv2.getPerspectiveTransform(corners, quad.astype(np.float32))
-        text = self._restyled(glyphs.paint(layout.placed, origin, shape), size, rng)
-        masks = [text, self._neighbour_mask(layout, size, vertical, rng)] if crowded else [text]
-        masks = [cv2.warpPerspective(mask, matrix, (width, height), flags=cv2.INTER_LINEAR) for mask in masks]
-        centres = cv2.perspectiveTransform((layout.centres - np.float32(origin))[None], matrix)[0]
-        return masks, np.clip(centres / np.float32([width, height]), 0, 1)
+        mask = _restyled(glyphs.paint(layout.placed, origin, shape), size, style, rng)
+        centres = layout.centres - np.float32(origin)
+        box = (pad, pad, pad + x1 - x0, pad + y1 - y0)
+        chance = rng.random()
+        if chance < style.neighbours:
+            return Drawing(Masks(mask, neighbours=_neighbours(layout, size, vertical, rng)), centres, box, size)
+        if chance < style.neighbours + style.panels:
+            return Drawing(Masks(mask, panels=_panels(shape, centres, text, size)), centres, box, size)
+        if chance > 1 - style.curve and not vertical and len(text) > 2:
+            angle = rng.uniform(0.25, 1.3) * (1 if rng.random() < 0.65 else -1)
+            mask, centres, box = effects.bent(mask, centres, pad, angle)
+        return Drawing(Masks(mask), centres, box, size)
 
-    def _restyled(self, text: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-        """Return the text's mask bolder, thinner or bent, so that few fonts look like many.
-
-        Bending moves a character by a few hundredths of an em; its centre is left as it was.
-        """
-        if rng.random() < self.style.reweight:
-            text = effects.reweighted(text, rng.uniform(*self.style.weight))
-        if rng.random() < self.style.ripple:
-            text = effects.rippled(rng, text, size * rng.uniform(0.02, 0.06), size * rng.uniform(0.3, 0.8))
-        return text
-
-    def _neighbour_mask(self, layout: glyphs.Layout, size: int, vertical: bool, rng: np.random.Generator) -> np.ndarray:
-        """Return the mask of other text around this one: pieces of the line before or after, cut by the crop."""
-        x0, y0, x1, y1 = layout.box
-        pad = size // 2
-        before, beside = rng.random() < 0.5, rng.random() < 0.3
-        # Along the line the gap must be wider than a space between letters, or the neighbour reads as part of the text.
-        gap = int(size * (rng.uniform(0.28, 0.42) if beside else rng.uniform(0.1, 0.3)))
-        slack = int(rng.uniform(-0.3, 0.3) * size)
-        if vertical != beside:
-            dx, dy = (x0 - x1 - gap if before else x1 - x0 + gap), slack
-        else:
-            dx, dy = slack, (y0 - y1 - gap if before else y1 - y0 + gap)
-        shuffled = rng.permutation(len(layout.placed))
-        copies = [
-            glyphs.Placed(layout.placed[j].glyph, item.x + dx, item.y + dy)
-            for item, j in zip(layout.placed, shuffled, strict=True)
+    def _lay_out(
+        self, text: str, number: int, size: int, vertical: bool, style: Style, rng: np.random.Generator
+    ) -> glyphs.Layout:
+        middle = self._cache.face(number, size).middle
+        spacing, space = size * _spacing(style, rng), rng.uniform(*style.space)
+        if vertical:
+            return glyphs.lay_column(self._glyphs(text, number, size), middle, size, spacing, space)
+        lines = _two_lines(text) if rng.random() < style.two_lines else (text,)
+        rows = [
+            glyphs.lay_row(self._glyphs(line, number, size), middle, spacing, space, _lift(len(line), size, style, rng))
+            for line in lines
         ]
-        return glyphs.paint(copies, (x0 - pad, y0 - pad), (y1 - y0 + 2 * pad, x1 - x0 + 2 * pad))
+        return rows[0] if len(rows) == 1 else glyphs.stack(*rows, size * rng.uniform(0.05, 0.4), rng.random())
+
+    def _glyphs(self, text: str, number: int, size: int) -> list[glyphs.Glyph]:
+        return [self._cache.get(number, size, character) for character in text]
+
+
+def _lift(n: int, size: int, style: Style, rng: np.random.Generator) -> np.ndarray:
+    """Return how far each glyph of a row leaves the baseline: not at all, or a wobble."""
+    return rng.uniform(-0.06, 0.06, n) * size if rng.random() < style.wobble else np.zeros(n)
+
+
+def _two_lines(text: str) -> tuple[str, ...]:
+    """Return ``text`` cut at the space nearest to its middle; whole where it has none."""
+    places = [place for place, character in enumerate(text) if character == " "]
+    if not places:
+        return (text,)
+    cut = min(places, key=lambda place: abs(place - len(text) / 2))
+    return text[: cut + 1], text[cut + 1 :]
+
+
+def _restyled(mask: np.ndarray, size: int, style: Style, rng: np.random.Generator) -> np.ndarray:
+    """Return the text's mask bolder, thinner or rippled, so that few fonts look like many.
+
+    Ripples move a character by a few hundredths of an em; its centre is left as it was.
+    """
+    if rng.random() < style.reweight:
+        mask = effects.reweighted(mask, rng.uniform(*style.weight))
+    if rng.random() < style.ripple:
+        mask = effects.rippled(rng, mask, size * rng.uniform(0.02, 0.06), size * rng.uniform(0.3, 0.8))
+    return mask
+
+
+def _panels(shape: tuple[int, int], centres: np.ndarray, text: str, size: int) -> np.ndarray:
+    """Return the mask of a square behind each character but spaces, as on signs of single boards."""
+    mask = np.zeros(shape, np.uint8)
+    half = round(0.53 * size)
+    for (x, y), character in zip(centres.tolist(), text, strict=True):
+        if not character.isspace():
+            cv2.rectangle(mask, (int(x) - half, int(y) - half), (int(x) + half, int(y) + half), 255, -1)
+    return mask
+
+
+def _project(drawing: Drawing, short_side: int, style: Style, rng: np.random.Generator) -> tuple[Masks, np.ndarray]:
+    """Return the drawing's masks in the crop's pixels, and its characters' centres in 0..1."""
+    x0, y0, x1, y1 = drawing.box
+    quad = _moved_quad(x1 - x0, y1 - y0, style, rng)
+    margin = style.margin if drawing.masks.neighbours is None else (0.0, 0.4)
+    quad, (width, height) = _crop(quad, drawing.size, short_side, margin, rng)
+    corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float32)
+    matrix = cv2.getPerspectiveTransform(corners, quad.astype(np.float32))
+    centres = cv2.perspectiveTransform(drawing.centres[None], matrix)[0]
+    return drawing.masks.warped(matrix, (width, height)), np.clip(centres / np.float32([width, height]), 0, 1)
+
+
+def _neighbours(layout: glyphs.Layout, size: int, vertical: bool, rng: np.random.Generator) -> np.ndarray:
+    """Return the mask of other text around this one: pieces of the line before or after, cut by the crop."""
+    x0, y0, x1, y1 = layout.box
+    pad = size // 2
+    before, beside = rng.random() < 0.5, rng.random() < 0.3
+    # Along the line the gap must be wider than a space between letters, or the neighbour reads as part of the text.
+    gap = int(size * (rng.uniform(0.28, 0.42) if beside else rng.uniform(0.1, 0.3)))
+    slack = int(rng.uniform(-0.3, 0.3) * size)
+    if vertical != beside:
+        dx, dy = (x0 - x1 - gap if before else x1 - x0 + gap), slack
+    else:
+        dx, dy = slack, (y0 - y1 - gap if before else y1 - y0 + gap)
+    shuffled = rng.permutation(len(layout.placed))
+    copies = [
+        glyphs.Placed(layout.placed[j].glyph, item.x + dx, item.y + dy)
+        for item, j in zip(layout.placed, shuffled, strict=True)
+    ]
+    return glyphs.paint(copies, (x0 - pad, y0 - pad), (y1 - y0 + 2 * pad, x1 - x0 + 2 * pad))
 
 
 def _by_family(faces: list[FontFace]) -> list[list[int]]:
@@ -279,78 +264,3 @@ def _crop(
     scale = min(short_side / extent.min(), LONGEST_SIDE / extent.max())
     width, height = (max(_MIN_WIDTH, round(side * scale)) for side in extent)
     return (quad - top_left) * scale, (width, height)
-
-
-def _colour(masks: list[np.ndarray], style: Style, rng: np.random.Generator) -> np.ndarray:
-    """Return the (H, W, 3) float32 scene: background, neighbours, shadow, outline, text."""
-    alpha, *others = (mask * np.float32(1 / 255) for mask in masks)
-    text, ground = effects.text_colours(rng, style.min_contrast)
-    contrast = abs(effects.luma(text) - effects.luma(ground))
-    image = _background(alpha.shape, ground, contrast * 0.45, style, rng)
-    for other in others:
-        image = effects.blend(image, text if rng.random() < 0.7 else effects.colour_near(rng, ground, 90), other)
-    if rng.random() < style.shadow:
-        image = _with_shadow(image, alpha, ground, rng)
-    if rng.random() < style.outline:
-        image = _with_rim(image, masks[0], text, rng)
-    return effects.blend(image, _text_fill(alpha.shape, text, contrast * 0.25, style, rng), alpha)
-
-
-def _background(
-    shape: tuple[int, int], ground: np.ndarray, reach: float, style: Style, rng: np.random.Generator
-) -> np.ndarray:
-    """Return the ground, on which nothing departs from its colour by much more than ``reach``: text stays legible."""
-    image = effects.flat(shape, ground)
-    chosen = rng.random(4) < (style.clutter, style.gradient, style.stripes, style.texture)
-    clutter, gradient, stripes, texture = chosen.tolist()
-    reach /= max(1, chosen.sum())
-    if clutter:
-        effects.add_clutter(rng, image, ground, reach)
-    if gradient:
-        image = effects.add_gradient(rng, image, reach)
-    if stripes:
-        effects.add_stripes(rng, image, reach)
-    if texture:
-        image = effects.add_texture(rng, image, reach)
-    return image
-
-
-def _text_fill(
-    shape: tuple[int, int], text: np.ndarray, reach: float, style: Style, rng: np.random.Generator
-) -> np.ndarray:
-    """Return the text's colour, or for some an image in which it changes by ``reach``."""
-    if rng.random() >= style.shaded_text:
-        return text
-    return effects.add_gradient(rng, effects.flat(shape, text), reach)
-
-
-def _with_shadow(image: np.ndarray, alpha: np.ndarray, ground: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the image with the text's soft shadow, darker than the ground."""
-    reach = 0.08 * min(alpha.shape)
-    dx, dy = rng.uniform(-reach, reach, 2)
-    shadow = cv2.GaussianBlur(effects.shifted(alpha, dx, dy), (0, 0), max(0.4, reach * rng.uniform(0.1, 0.5)))
-    return effects.blend(image, ground * np.float32(rng.uniform(0.2, 0.6)), shadow * np.float32(rng.uniform(0.4, 0.9)))
-
-
-def _with_rim(image: np.ndarray, mask: np.ndarray, text: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the image with a rim around the text, light around dark text and dark around light."""
-    radius = max(1, round(min(mask.shape) * rng.uniform(0.02, 0.06)))
-    level = 245.0 if effects.luma(text) < 128 else 15.0
-    rim = effects.colour_near(rng, np.full(3, level, np.float32), 40)
-    return effects.blend(image, rim, effects.fatter(mask, radius) * np.float32(1 / 255))
-
-
-def _damage(image: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
-    """Return the photograph of the scene, (H, W, 3) uint8: light, lens or resolution, sensor and compression."""
-    relight, soft, grain, jpeg = rng.random(4).tolist()
-    if relight < style.relight:
-        image = effects.relight(rng, image, 0.3)
-    # Blur and low resolution exclude each other: both at once leave nothing to read.
-    if soft < style.blur:
-        image = effects.blurred(rng, image, style.blur_strength)
-    elif soft > 1 - style.low_resolution:
-        image = effects.coarser(rng, image, 22)
-    if grain < style.grain:
-        effects.add_grain(rng, image, style.grain_strength)
-    done = np.clip(image, 0, 255, out=image).astype(np.uint8)
-    return effects.recompressed(rng, done, style.jpeg_quality) if jpeg < style.jpeg else done

@@ -9,7 +9,8 @@ import numpy as np
 
 from hangul_ocr.data.crops import Crop
 from hangul_ocr.synthesis.competition import training_stream_sources
-from hangul_ocr.synthesis.renderer import Renderer, Style
+from hangul_ocr.synthesis.renderer import Renderer
+from hangul_ocr.synthesis.style import Style
 from hangul_ocr.synthesis.words import COMPETITION
 
 # Training squeezes every crop to the network's short side, so larger ones would only cost time.
