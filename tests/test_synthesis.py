@@ -152,14 +152,22 @@ def test_all_weights_of_a_family_are_held_out_together():
     assert split_families(faces, seed=1, n_held_out=2) == (train, held)
 
 
-def test_of_the_pip_fonts_the_second_sans_is_held_out():
+def test_every_machine_holds_out_the_same_family_first():
     gothic = [_face("NanumGothic", style) for style in ("Light", "Regular", "Bold", "ExtraBold")]
     train, held = split_families([*gothic, _face("Noto Sans KR"), _face("Noto Serif KR")], seed=7)
+    assert [face.family for face in held] == ["Noto Serif KR"]
+    more = [*train, *held, _face("Noto Serif CJK KR", "Bold"), _face("Batang"), _face("Jua")]
+    assert {face.family for face in split_families(more, seed=1)[1]} == {"Noto Serif KR", "Noto Serif CJK KR"}
+
+
+def test_after_it_the_smaller_family_of_a_kind_with_others_is_held_out():
+    gothic = [_face("NanumGothic", style) for style in ("Light", "Regular", "Bold", "ExtraBold")]
+    train, held = split_families([*gothic, _face("Noto Sans KR"), _face("Batang")], seed=7)
     assert [face.family for face in held] == ["Noto Sans KR"]
-    assert {face.family for face in train} == {"NanumGothic", "Noto Serif KR"}
+    assert {face.family for face in train} == {"NanumGothic", "Batang"}
 
 
-def test_one_family_is_never_held_out():
+def test_one_family_alone_stays_for_training():
     assert split_families([_face("Only")], seed=0) == ([_face("Only")], [])
 
 

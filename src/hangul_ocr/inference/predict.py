@@ -169,14 +169,20 @@ def _load(source: CropSource, span: range) -> list[Crop]:
     return [Crop(str(place), BLANK if crop is None else crop.image, "") for place, crop in enumerate(crops)]
 
 
+#: For each batch: the places of its crops in the chunk, and the features that a model sees there.
+Seen = list[tuple[list[int], torch.Tensor]]
+
+
 def _read_chunk(
     models: Sequence[Recognizer], crops: list[Crop], candidates: int, accelerator: Accelerator
 ) -> list[Reading]:
     """Return a reading for each crop: first every model's candidates, then every model's score of their union."""
     batches = _batches(models, crops)
-    lists = [_candidates(model, batches[_input_kind(model)], candidates, accelerator) for model in models]
-    unions = [_union([rows[i] for rows in lists]) for i in range(len(crops))]
-    scores = [_scores(model, batches[_input_kind(model)], unions, accelerator) for model in models]
+    seen = [_features(model, batches[_input_kind(model)], accelerator) for model in models]
+    with accelerator.autocast():
+        lists = [_candidates(model, features, candidates) for model, features in zip(models, seen, strict=True)]
+        unions = [_union([rows[i] for rows in lists]) for i in range(len(crops))]
+        scores = [_scores(model, features, unions) for model, features in zip(models, seen, strict=True)]
     own = [[rows[i][0][0] if rows[i] else "" for rows in lists] for i in range(len(crops))]
     return [Reading(unions[i], np.array([rows[i] for rows in scores]), own[i]) for i in range(len(crops))]
 
@@ -197,27 +203,22 @@ def _input_kind(model: Recognizer) -> tuple[int, int, bool]:
 
 
 @torch.inference_mode()
-def _candidates(
-    model: Recognizer, batches: list[Group], count: int, accelerator: Accelerator
-) -> dict[int, list[tuple[str, float]]]:
+def _features(model: Recognizer, batches: list[Group], accelerator: Accelerator) -> Seen:
+    with accelerator.autocast():
+        return [(list(map(int, group.keys)), model.features(group.images.to(accelerator.device))) for group in batches]
+
+
+def _candidates(model: Recognizer, seen: Seen, count: int) -> dict[int, list[tuple[str, float]]]:
     found: dict[int, list[tuple[str, float]]] = {}
-    for group in batches:
-        with accelerator.autocast():
-            rows = model.candidates(group.images.to(accelerator.device), count)
-        found.update(zip(map(int, group.keys), rows, strict=True))
+    for places, features in seen:
+        found.update(zip(places, model.candidates_from(features, count), strict=True))
     return found
 
 
-@torch.inference_mode()
-def _scores(
-    model: Recognizer, batches: list[Group], unions: list[list[str]], accelerator: Accelerator
-) -> dict[int, list[float]]:
+def _scores(model: Recognizer, seen: Seen, unions: list[list[str]]) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
-    for group in batches:
-        places = list(map(int, group.keys))
-        with accelerator.autocast():
-            rows = model.score(group.images.to(accelerator.device), [unions[place] for place in places])
-        found.update(zip(places, rows, strict=True))
+    for places, features in seen:
+        found.update(zip(places, model.score_from(features, [unions[place] for place in places]), strict=True))
     return found
 
 

@@ -75,13 +75,24 @@ class Recognizer(nn.Module):
     @torch.no_grad()
     def candidates(self, images: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """Return for each uint8 crop up to ``count`` strings with log probabilities, best first."""
-        found = self.decoder.candidates(self.features(images), count)
+        return self.candidates_from(self.features(images), count)
+
+    @torch.no_grad()
+    def candidates_from(self, features: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """Do what :meth:`candidates` does from ``features`` (N, T, D); a ``count`` of 1 is the greedy string."""
+        if count == 1 and getattr(self.decoder, "fusion", None) is None:
+            return [[(self.alphabet.decode(c), p)] for c, p in self.decoder.greedy(features)]
+        found = self.decoder.candidates(features, count)
         return [[(self.alphabet.decode(c), p) for c, p in rows] for rows in found]
 
     @torch.no_grad()
     def score(self, images: Tensor, strings: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return log P(string | crop) for each crop's own list of strings; -inf where the alphabet cannot write one."""
-        features = self.features(images)
+        return self.score_from(self.features(images), strings)
+
+    @torch.no_grad()
+    def score_from(self, features: Tensor, strings: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Do what :meth:`score` does from ``features`` (N, T, D)."""
         rows = [i for i, group in enumerate(strings) for _ in group]
         texts = [text for group in strings for text in group]
         encoded = [[] if self.alphabet.missing(text) else self.alphabet.encode(text) for text in texts]

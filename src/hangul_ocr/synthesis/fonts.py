@@ -34,6 +34,8 @@ MIN_SYLLABLES = 2000
 # A real font may draw a handful of syllables with one glyph; a placeholder box serves hundreds.
 MAX_CHARACTERS_OF_A_GLYPH = 4
 VARIABLE_WEIGHTS = (300, 400, 600, 800)
+#: The design that training never sees beside a sample competition, by its ``family_key``: Noto Serif KR or CJK.
+HELD_OUT = "notoserif"
 
 # What fontTools and FreeType raise on a damaged file.
 _DAMAGED = (
@@ -136,10 +138,10 @@ def family_key(family: str) -> str:
 def split_families(faces: Iterable[FontFace], seed: int, n_held_out: int = 1) -> tuple[list[FontFace], list[FontFace]]:
     """Split by family into faces to train with and faces to hold out; all weights of a family stay together.
 
-    At least one family stays for training. Families whose kind (sans, serif ...) has another member are held out first,
-    so that training still sees every kind; among those the ones with the fewest faces, so that it loses the least
-    variety. With the three families of the pip packages that is Noto Sans KR: Nanum Gothic, also a sans, has four
-    weights, and Noto Serif KR is the only serif.
+    At least one family stays for training. ``HELD_OUT`` goes first: it comes with a pip package, so that every machine
+    holds out the same design, and the weights that ship have not seen it. After it, families whose kind (sans, serif
+    ...) has another member, so that training still sees every kind; among those the ones with the fewest faces, so
+    that it loses the least variety.
     """
     faces = list(faces)
     held: set[str] = set()
@@ -157,6 +159,8 @@ def _next_to_hold_out(faces: list[FontFace], seed: int) -> str:
     for face in faces:
         members[face.kind].add(family_key(face.family))
     n_faces = Counter(family_key(face.family) for face in faces)
+    if HELD_OUT in n_faces:
+        return HELD_OUT
     spare = sorted(key for keys in members.values() if len(keys) > 1 for key in keys) or sorted(n_faces)
     fewest = [key for key in spare if n_faces[key] == min(n_faces[other] for other in spare)]
     return fewest[int(np.random.default_rng(seed).integers(len(fewest)))]
