@@ -28,7 +28,7 @@ from hangul_ocr.synthesis.competition import training_stream_sources
 from hangul_ocr.synthesis.fonts import find_fonts
 from hangul_ocr.synthesis.renderer import Renderer
 from hangul_ocr.synthesis.stream import SyntheticCrops
-from hangul_ocr.synthesis.style import Style
+from hangul_ocr.synthesis.style import EFFECTS, Style
 from hangul_ocr.synthesis.words import WordSource, load_words
 from hangul_ocr.workspace import Workspace
 
@@ -114,6 +114,43 @@ def font_specimens(text: str, most: int = 24) -> tuple[list[np.ndarray], list[st
         for face in faces
     ]
     return [crop.image for crop in drawn], [f"{face.family} {face.style}" for face in faces]
+
+
+#: What :func:`strength_specimens` turns up and down, and the effect that must be on for it to show.
+STRENGTHS = {
+    "rotation": "",
+    "perspective": "",
+    "shear": "",
+    "blur_strength": "blur",
+    "grain_strength": "grain",
+}
+
+
+def effect_specimens(renderer: Renderer, text: str, seed: int = 0) -> tuple[list[np.ndarray], list[str]]:
+    """Return ``text`` drawn plainly and under each effect alone, in the renderer's faces, and the effects' names."""
+    styles = {"plain": Style.plain((48, 48))}
+    styles |= {effect: styles["plain"].only(effect) for effect in EFFECTS}
+    return [_specimen(renderer, style, text, seed) for style in styles.values()], list(styles)
+
+
+def strength_specimens(
+    renderer: Renderer, text: str, factors: Sequence[float] = (0.5, 1, 2, 4), seed: int = 0
+) -> tuple[list[np.ndarray], list[str]]:
+    """Return ``text`` with each of ``STRENGTHS`` at ``factors`` times the usual, a row for each, and captions."""
+    usual, images, captions = Style.signs((48, 48)), [], []
+    for name, effect in STRENGTHS.items():
+        still = Style.plain((48, 48)).only(effect) if effect else Style.plain((48, 48))
+        for factor in factors:
+            style = dataclasses.replace(still, **{name: factor * getattr(usual, name)})
+            images.append(_specimen(renderer, style, text, seed))
+            captions.append(f"{name} × {factor:g}")
+    return images, captions
+
+
+def _specimen(renderer: Renderer, style: Style, text: str, seed: int) -> np.ndarray:
+    drawn = Renderer(renderer.faces, renderer.words, style)
+    # Colours of the middle range: shadows, stripes and glow would not show on black and white.
+    return drawn.render_text(text, np.random.default_rng((seed, 5)), vertical=False).image
 
 
 def write_synthetic(workspace: Workspace, crops: SyntheticCrops, count: int) -> Path:
