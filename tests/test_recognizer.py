@@ -52,6 +52,17 @@ def test_height_can_be_kept():
     assert backbone.feature_map(torch.zeros(1, 1, 64, 32)).shape[2:] == (4, 8)
 
 
+def test_without_the_stem_s_pooling_the_map_has_the_same_size_and_finer_layers():
+    sizes = {}
+    for pooled in (True, False):
+        backbone = Backbone("resnet10t", channels=1, along_stride=8, across_stride=8, stem_pool=pooled)
+        backbone.network.layer1.register_forward_hook(lambda m, i, out, p=pooled: sizes.__setitem__(p, out.shape[2:]))
+        assert backbone.feature_map(torch.zeros(1, 1, 32, 64)).shape[2:] == (4, 8)
+    assert (sizes[True], sizes[False]) == ((8, 16), (16, 32))
+    with pytest.raises(HangulOcrError, match="no pooling after its stem"):
+        Backbone("lcnet_050", stem_pool=False)
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [

@@ -29,7 +29,8 @@ class ModelSettings:
     """The network. ``short_side`` is a crop's height (its width when the text runs down), in pixels.
 
     With ``fixed_width`` every crop, whatever its ratio, is squeezed to ``short_side`` x ``fixed_width``. Pixels are
-    brought to zero mean and unit spread by ``crop``, or from 0..255 to -1..1 (``fixed``). ``backbone`` is a timm name
+    brought to zero mean and unit spread by ``crop``, or from 0..255 to -1..1 (``fixed``). Without ``stem_pool`` a
+    ResNet halves its map once less at the start and once more later: finer strokes, dearer. ``backbone`` is a timm name
     or one of Clova AI's: clova_vgg, clova_rcnn, clova_resnet, whose sequence models are ``clova_bilstm`` and
     ``identity`` and whose attention is ``lstm_attention``.
     """
@@ -42,6 +43,7 @@ class ModelSettings:
     short_side: int = 32
     along_stride: int = 8
     across_stride: int = 8
+    stem_pool: bool = True
     mixing_blocks: int = 1
     neck: str = "bilstm"
     hidden: int = 192

@@ -55,12 +55,15 @@ class Backbone(nn.Module):
         channels: int = 3,
         along_stride: int = 8,
         across_stride: int = 32,
+        stem_pool: bool = True,
         mixing_blocks: int = 0,
         pretrained: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.network = _create(name, channels, pretrained, arguments or {})
+        if not stem_pool:
+            _leave_out_stem_pool(name, self.network)
         self._strided = _limit_strides(name, self.network, channels, along_stride, across_stride)
         self.along_stride = along_stride
         self.width = _feature_width(name, self, channels, along_stride)
@@ -101,6 +104,12 @@ def _create(name: str, channels: int, pretrained: bool, arguments: dict[str, Any
         raise HangulOcrError(
             f"backbone {name!r} cannot be made ({str(error).splitlines()[0][:160]}); {remedy}"
         ) from None
+
+
+def _leave_out_stem_pool(name: str, network: nn.Module) -> None:
+    if not isinstance(getattr(network, "maxpool", None), nn.MaxPool2d):
+        raise HangulOcrError(f"backbone {name!r} has no pooling after its stem; set model.stem_pool to true")
+    network.maxpool = nn.Identity()
 
 
 def _limit_strides(name: str, network: nn.Module, channels: int, along: int, across: int) -> list[_Strided]:

@@ -113,6 +113,7 @@ def _make_backbone(settings: ModelSettings) -> nn.Module:
         channels=channels,
         along_stride=settings.along_stride,
         across_stride=settings.across_stride,
+        stem_pool=settings.stem_pool,
         mixing_blocks=settings.mixing_blocks,
         pretrained=settings.pretrained,
         arguments=settings.backbone_args,
