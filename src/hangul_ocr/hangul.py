@@ -47,13 +47,23 @@ def read_text(path: Path) -> str:
         data = Path(path).read_bytes()
     except OSError as error:
         raise HangulOcrError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    for encoding in ("utf-8-sig", "cp949"):
-        try:
-            # Files joined by hand carry further byte order marks inside; they are never part of a label.
-            return data.decode(encoding).replace("\ufeff", "")
-        except UnicodeDecodeError:
-            continue
-    raise HangulOcrError(f"{path}: neither UTF-8 nor cp949; save it as UTF-8 (`CSV UTF-8` in Excel)")
+    try:
+        return decode_text(data)
+    except UnicodeDecodeError:
+        raise HangulOcrError(f"{path}: neither UTF-8 nor cp949; save it as UTF-8 (`CSV UTF-8` in Excel)") from None
+
+
+def decode_text(data: bytes) -> str:
+    """Return the text of bytes in UTF-8, with or without a mark, or in cp949.
+
+    Raises ``UnicodeDecodeError`` if they are in neither.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp949")
+    # Files joined by hand carry further byte order marks inside; they are never part of a label.
+    return text.replace("\ufeff", "")
 
 
 def is_syllable(character: str) -> bool:

@@ -19,9 +19,9 @@ from pathlib import Path
 import pandas as pd
 
 from hangul_ocr.data.images import SUFFIXES, UnreadableImage, check_image
-from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
 from hangul_ocr.data.tables import read_table
-from hangul_ocr.hangul import HangulOcrError, is_placeholder, normalise
+from hangul_ocr.hangul import HangulOcrError, normalise
 
 TRAIN, TEST, TEMPLATE = "train.csv", "test.csv", "sample_submission.csv"
 _KNOWN = (("img_path", "text", None), ("img_path", "label", "id"))
@@ -123,8 +123,8 @@ def read_competition(folder: Path) -> Competition:
 
 
 def train_samples(competition: Competition) -> Iterator[Sample | LeftOut]:
-    """Yield each row of train.csv as a sample, or as left out: ``empty label``, ``placeholder label``, ``missing
-    image`` or ``unreadable image``. Columns ``source`` and ``group`` of train.csv are the sample's, further ones become
+    """Yield each row of train.csv as a sample, or as left out: for its label (:func:`label_fault`), ``missing image``
+    or ``unreadable image``. Columns ``source`` and ``group`` of train.csv are the sample's, further ones become
     facts beside ``width`` and ``height``.
 
     Raises ``HangulOcrError`` for a link that leads out of the folder.
@@ -132,8 +132,8 @@ def train_samples(competition: Competition) -> Iterator[Sample | LeftOut]:
     files = ImageFiles(competition.folder)
     for row in competition.train.to_dict("records"):
         path, text = row.pop("img_path"), row.pop("text")
-        reason = _label_fault(text)
-        yield LeftOut(path, reason, text) if reason else _sample(files, path, text, competition.name, row)
+        reason = label_fault(text)
+        yield LeftOut(path, reason, shortened(text)) if reason else _sample(files, path, text, competition.name, row)
 
 
 def test_samples(competition: Competition) -> Iterator[Sample | LeftOut]:
@@ -218,12 +218,6 @@ def _sample(files: ImageFiles, path: str, text: str, source: str, facts: dict[st
     return Sample(path, data, text, facts.pop("source", "") or source, facts.pop("group", ""), facts)
 
 
-def _label_fault(text: str) -> str:
-    if not text.strip():
-        return "empty label"
-    return "placeholder label" if is_placeholder(text) else ""
-
-
 def _recognise(file: Path, table: pd.DataFrame) -> Columns:
     names = list(table.columns)
     for path, text, key in _KNOWN:
@@ -298,7 +292,7 @@ def _template_columns(file: Path, template: pd.DataFrame, columns: Columns) -> t
 
 def _check_paths(file: Path, paths: pd.Series) -> None:
     for path in paths:
-        problem = _path_fault(path)
+        problem = path_fault(path)
         if problem:
             raise _leaves(file, path, problem)
     keys = pd.Series([canonical_path(path) for path in paths], dtype=object)
@@ -307,7 +301,7 @@ def _check_paths(file: Path, paths: pd.Series) -> None:
         raise HangulOcrError(f"{file}: {len(repeated)} image paths repeat ({_some(repeated)}); keep one row of each")
 
 
-def _path_fault(path: str) -> str:
+def path_fault(path: str) -> str:
     """Return why a table's path does not name a file in the folder, or an empty string."""
     if not path.strip() or "\0" in path:
         return "it is empty" if not path.strip() else "it holds a zero byte"

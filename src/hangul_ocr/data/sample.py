@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
+
+from hangul_ocr.hangul import is_placeholder, normalise
+
+# No word and no line of a sign is as long; a file that lost its line breaks is.
+MAX_LABEL = 1000
 
 
 @dataclass(frozen=True)
@@ -31,3 +37,29 @@ class LeftOut:
     key: str
     reason: str
     detail: str = ""
+
+
+def label_fault(text: str) -> str:
+    """Return why ``text`` is no label to learn from, as a reason of :class:`LeftOut`; an empty string if it is one."""
+    if not text.strip():
+        return "empty label"
+    if is_placeholder(text):
+        return "placeholder label"
+    if len(text) > MAX_LABEL:
+        return "label too long"
+    if "\ufffd" in text:
+        return "undecodable label"
+    return "control character in label" if any(unicodedata.category(c) == "Cc" for c in text) else ""
+
+
+def clean_label(value: object) -> str:
+    """Return a label as a data set wrote it in NFC and without space around it; what is no text is an empty label."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return ""
+    return normalise(str(value)).strip()
+
+
+def shortened(text: object, longest: int = 80) -> str:
+    """Return ``text`` for the detail of a :class:`LeftOut`: nobody wants 100,000 characters in a table."""
+    text = str(text)
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
