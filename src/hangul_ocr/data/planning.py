@@ -1,0 +1,79 @@
+"""What importers plan: pieces of work that yield samples, each of which may be done anywhere and in any order.
+
+Finding and pairing files is quick and is done in one place; reading, decoding and cutting them is not. So importers
+yield what they know already (a ``LeftOut``, sometimes a ``Sample``) and ``Work`` for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hangul_ocr.data.archives import StoredFile, UnreadableFile
+from hangul_ocr.data.images import UnreadableImage, check_image
+from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
+from hangul_ocr.hangul import HangulOcrError
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """What an importer may be told.
+
+    Crops of photographs get ``margin`` times their short side around the box; they are halved as long as their short
+    side keeps ``short_side`` pixels, and stored as JPEG of ``quality``. ``scripts`` are kept of ICDAR's word lists.
+    Raises ``HangulOcrError`` for values that make no sense.
+    """
+
+    margin: float = 0.05
+    short_side: int = 96
+    quality: int = 95
+    scripts: tuple[str, ...] = ("Korean",)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("margin", 0, 1), ("short_side", 8, 4096), ("quality", 1, 100)):
+            if not low <= getattr(self, name) <= high:
+                raise HangulOcrError(f"{name} {getattr(self, name)}: choose one from {low} to {high}")
+
+
+class Work(Protocol):
+    """A piece of an import, picklable, that yields the samples of one file or photograph."""
+
+    def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]: ...
+
+
+Planned = Sample | LeftOut | Work
+
+
+def do(planned: Planned, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
+    """Yield what a planned item comes to."""
+    if isinstance(planned, (Sample, LeftOut)):
+        yield planned
+    else:
+        yield from planned.samples(settings)
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """An image that is one sample as it is."""
+
+    file: StoredFile
+    key: str
+    text: str
+    source: str
+    group: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
+        """Yield the sample, or why it is left out: for its label, or ``unreadable image``."""
+        yield self._checked()
+
+    def _checked(self) -> Sample | LeftOut:
+        if reason := label_fault(self.text):
+            return LeftOut(self.key, reason, shortened(self.text))
+        try:
+            data = self.file.read()
+            check_image(data)
+        except (UnreadableFile, UnreadableImage) as error:
+            return LeftOut(self.key, "unreadable image", str(error))
+        return Sample(self.key, data, self.text, self.source, self.group, self.facts)
