@@ -163,7 +163,7 @@ def test_photographs_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_the_end_of_an_embedded_preview_is_not_the_photographs() -> None:
     preview, whole = photograph(40, 30), photograph()
-    marker = b"\xff\xe1" + (len(preview) + 2).toio.BytesIO(2, "big") + preview
+    marker = b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview
     with_preview = whole[:2] + marker + whole[2:]
     assert is_whole_jpeg(whole)
     assert is_whole_jpeg(with_preview)

@@ -129,7 +129,7 @@ class Scan:
 
     def _found(self) -> str:
         counts = Counter(file.suffix or "no suffix" for file in self.files)
-        kinds = [f"{count:,} {suffix}" for suffix, count in counts.most_common(5)]
+        kinds = [f"{count:,} {suffix}" for suffix, count in sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:5]]
         reasons = Counter(record.reason for record in self.left_out)
         kinds += [f"{count:,} {reason}" for reason, count in reasons.most_common(3)]
         example = f" ({self.files[0].name} for one)" if self.files else ""

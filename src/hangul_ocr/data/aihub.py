@@ -1,0 +1,165 @@
+"""AI Hub 105, outdoor photographs with one JSON each, and AI Hub 81's printed, handwritten and augmented characters.
+
+AI Hub 105 (야외 실제 촬영 한글 이미지) comes as folders or as zips of images and of labels, paired by the stems of
+their file names. AI Hub 81 (한국어 글자체 이미지) has one large JSON for each of its parts and no boxes: an image is a
+sample.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hangul_ocr.data.annotations import AnnotationTable, DamagedJson, ImageRecords, annotation_files, load_json
+from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, scan
+from hangul_ocr.data.cropping import BadBox, Photograph, Region, Size, parse_box
+from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
+from hangul_ocr.data.sample import LeftOut, Sample, clean_label, label_fault, shortened
+
+OUTDOOR, FONTS = "aihub-outdoor", "aihub-fonts"
+OUTDOOR_LAYOUT = "a .json and an image of one name for each photograph, in folders or zips"
+FONTS_LAYOUT = "a .json with images and annotations without bbox, and the images it names"
+# The labels of one photograph; the one file of AI Hub 81 is a thousand times larger.
+_LABEL_BYTES = 1 << 26
+
+
+def plan_outdoor(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
+    """Yield AI Hub 105's photographs as work, and as left out what has no partner.
+
+    Reasons, beside those of :func:`archives.scan` and of the work: ``missing image``, ``ambiguous image``, ``duplicate
+    label file``, ``image without label file``, ``other file``. Raises ``HangulOcrError`` for another layout.
+    """
+    found = scan(paths)
+    labels, images = found.with_suffix({".json"}), FileIndex(found.images())
+    if not (labels and images.files):
+        raise found.unknown_layout(f"AI Hub 105: {OUTDOOR_LAYOUT}")
+    yield from found.left_out
+    yield from found.others({".json"}, "a label")
+    seen: set[str] = set()
+    for label in labels:
+        stem = label.stem.casefold()
+        if stem in seen:
+            yield LeftOut(label.name, "duplicate label file")
+        else:
+            yield OutdoorPhotograph(label, images.find(label.stem, near=label.name))
+        seen.add(stem)
+    yield from (LeftOut(image.name, "image without label file") for image in images.unused())
+
+
+@dataclass(frozen=True)
+class OutdoorPhotograph:
+    """A label file of AI Hub 105 and its image, or the reason why there is none."""
+
+    label: StoredFile
+    image: StoredFile | str
+
+    def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
+        """Yield each box as a sample, or why it is left out: ``damaged label file``, ``no box``, the crop's reasons."""
+        try:
+            content = load_json(self.label.read(_LABEL_BYTES))
+        except (DamagedJson, UnreadableFile) as error:
+            yield LeftOut(self.label.name, "damaged label file", str(error))
+            return
+        annotations = content.get("annotations") if isinstance(content, dict) else None
+        if not isinstance(annotations, list):
+            yield LeftOut(self.label.name, "damaged label file", "no list of annotations")
+            return
+        if not annotations:
+            yield LeftOut(self.label.name, "image without annotations")
+        regions = []
+        for item in self._regions(annotations):
+            if isinstance(item, LeftOut):
+                yield item
+            else:
+                regions.append(item)
+        if regions and isinstance(self.image, StoredFile):
+            photograph = Photograph(
+                self.image, regions, OUTDOOR, self.label.stem, _declared(content), facts=_metadata(content)
+            )
+            yield from photograph.samples(settings)
+
+    def _regions(self, annotations: list[Any]) -> Iterator[Region | LeftOut]:
+        for number, record in enumerate(annotations, start=1):
+            key = f"{self.label.stem}#{number}"
+            if not isinstance(record, dict):
+                yield LeftOut(key, "damaged entry", shortened(record))
+                continue
+            text = clean_label(record.get("text"))
+            if reason := label_fault(text):
+                yield LeftOut(key, reason, shortened(text))
+            elif isinstance(self.image, str):
+                yield LeftOut(key, self.image)
+            else:
+                yield _region(key, text, record)
+
+
+def plan_fonts(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
+    """Yield the images of AI Hub 81's printed, handwritten and augmented parts as work.
+
+    Left out are ``missing image``, ``ambiguous image``, ``image without entry``, ``other part`` (a JSON with boxes),
+    and what :class:`AnnotationTable` names. Raises ``HangulOcrError`` for another layout.
+    """
+    found = scan(paths)
+    looked_for = f"AI Hub 81, printed, handwritten or augmented: {FONTS_LAYOUT}"
+    parts, others = annotation_files(found, boxes=False, looked_for=looked_for)
+    images = FileIndex(found.images())
+    yield from (*found.left_out, *found.others({".json"}, "a label"), *others)
+    for file in parts:
+        with AnnotationTable(file) as table:
+            yield from table.left_out()
+            for records in table.by_image():
+                yield from _font_images(records, images, file)
+    yield from (LeftOut(image.name, "image without entry") for image in images.unused())
+
+
+def _font_images(records: ImageRecords, images: FileIndex, table: StoredFile) -> Iterator[Planned]:
+    """Yield the sample of one image; a second annotation of it is left out, for only one can be what it shows."""
+    image = images.find(records.name, near=table.name)
+    for number, record in enumerate(records.annotations):
+        name = posixpath.join(posixpath.dirname(table.name), records.name)
+        if isinstance(image, str):
+            yield LeftOut(name, image)
+        elif number:
+            yield LeftOut(image.name, "duplicate entry", shortened(record.get("text")))
+        else:
+            attributes = record.get("attributes")
+            facts = {k: v for k, v in attributes.items() if _is_fact(v)} if isinstance(attributes, dict) else {}
+            yield WholeImage(image, image.name, clean_label(record.get("text")), FONTS, facts=facts)
+
+
+def _region(key: str, text: str, record: dict[str, Any]) -> Region | LeftOut:
+    try:
+        quad = parse_box(record.get("bbox"))
+    except BadBox as error:
+        return LeftOut(key, str(error), shortened(record.get("bbox")))
+    return Region(key, text, quad, {"id": record["id"]} if _is_fact(record.get("id")) else {})
+
+
+def _declared(content: dict[str, Any]) -> Size | None:
+    """Return the photograph's size as its label file says, None if it does not."""
+    images = content.get("images")
+    entry = images[0] if isinstance(images, list) and images else images
+    return size_of(entry) if isinstance(entry, dict) else None
+
+
+def size_of(entry: dict[str, Any]) -> Size | None:
+    """Return the ``width`` and ``height`` of an image's entry, None if it has none."""
+    try:
+        size = int(entry.get("width")), int(entry.get("height"))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 else None
+
+
+def _metadata(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the photograph's class, subclass, orientation of its words, light and so on."""
+    entries = content.get("metadata")
+    entry = entries[0] if isinstance(entries, list) and entries else entries
+    return {str(name): value for name, value in entry.items() if _is_fact(value)} if isinstance(entry, dict) else {}
+
+
+def _is_fact(value: object) -> bool:
+    return isinstance(value, (str, int, float, bool)) and len(str(value)) < 200

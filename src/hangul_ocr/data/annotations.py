@@ -1,0 +1,260 @@
+"""Annotation files of any size: read as a stream, gathered by photograph on disk, never whole in memory.
+
+AI Hub's files list all images, then all annotations, in no promised order. A temporary SQLite file, which SQLite itself
+removes, joins the two: memory stays the same for a thousand records and for ten million.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import ijson
+import numpy as np
+
+from hangul_ocr.data.archives import Scan, StoredFile, UnreadableFile, opened_as_utf8
+from hangul_ocr.data.sample import LeftOut, shortened
+from hangul_ocr.hangul import decode_text, normalise
+
+# A parser keeps the path to where it is: a file of a million brackets would take gigabytes.
+_DEEPEST = 64
+# The longest single record that is kept in memory while it is read.
+_LONGEST_RECORD = 1 << 24
+_BATCH = 5000
+# Annotations that are looked at to tell what a file is.
+_PROBED = 100
+# AI Hub 81 has a few large files; whoever has more has another set.
+_MOST_FILES = 200
+_SCHEMA = """
+CREATE TABLE images (id TEXT PRIMARY KEY, name TEXT, kind TEXT, record TEXT);
+CREATE TABLE annotations (number INTEGER PRIMARY KEY, image TEXT, record TEXT);
+"""
+_JOINED = """
+SELECT i.name, i.kind, i.record, a.record FROM annotations a JOIN images i ON i.id = a.image
+ORDER BY i.name, i.kind, a.number
+"""
+_STRAY = "SELECT image, record FROM annotations WHERE image NOT IN (SELECT id FROM images) ORDER BY number"
+_BARE = "SELECT name FROM images WHERE id NOT IN (SELECT image FROM annotations) ORDER BY name"
+
+Record = dict[str, Any]
+
+
+class DamagedJson(Exception):
+    """JSON that cannot be read to its end; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class ImageRecords:
+    """An image file's entry (the first, if several ids name the file) and its annotations in the order of the file."""
+
+    name: str
+    kind: str
+    image: Record
+    annotations: list[Record]
+
+
+def load_json(data: bytes) -> Any:
+    """Return the value of a small JSON file in UTF-8 or cp949; a byte in neither becomes U+FFFD.
+
+    Raises ``DamagedJson``.
+    """
+    try:
+        text = decode_text(data)
+    except UnicodeDecodeError:
+        text = data.decode("utf-8-sig", "replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedJson(shortened(error)) from None
+
+
+def annotation_files(found: Scan, *, boxes: bool, looked_for: str) -> tuple[list[StoredFile], list[LeftOut]]:
+    """Return the JSON files whose annotations have a ``bbox`` (or, without ``boxes``, have none), and the others.
+
+    AI Hub 81's parts call themselves by one name; only this tells them apart. The others are ``other part`` or
+    ``damaged JSON``. Raises ``HangulOcrError`` if there is no such file, or no image.
+    """
+    files = found.with_suffix({".json"})
+    kinds = {file: _kind(file) for file in files} if len(files) <= _MOST_FILES else {}
+    wanted = "boxes" if boxes else "plain"
+    parts = [file for file, kind in kinds.items() if kind == wanted]
+    others = [_other(file, kind) for file, kind in kinds.items() if kind != wanted]
+    if parts and found.images():
+        return parts, others
+    found.left_out += [record for record in others if record.reason == "damaged JSON"]
+    raise found.unknown_layout(looked_for + _hint(set(kinds.values()), boxes))
+
+
+def _kind(file: StoredFile) -> str:
+    """Return ``boxes``, ``plain`` or ``none`` for what a file's annotations are, or why it cannot be told."""
+    seen = ""
+    try:
+        for record in itertools.islice(stream(file, "annotations"), _PROBED):
+            if isinstance(record, dict):
+                seen = "boxes" if "bbox" in record else seen or "plain"
+    except (DamagedJson, UnreadableFile) as error:
+        return seen or f"damaged: {error}"
+    return seen or "none"
+
+
+def _other(file: StoredFile, kind: str) -> LeftOut:
+    if kind.startswith("damaged: "):
+        return LeftOut(file.name, "damaged JSON", kind.removeprefix("damaged: "))
+    details = {"none": "no annotations", "boxes": "its annotations have bbox", "plain": "its annotations have no bbox"}
+    return LeftOut(file.name, "other part", details[kind])
+
+
+def _hint(kinds: set[str], boxes: bool) -> str:
+    if boxes and "plain" in kinds:
+        return " (a .json without bbox is there: see aihub-fonts)"
+    return " (a .json with bbox is there: see aihub-wild and aihub-outdoor)" if not boxes and "boxes" in kinds else ""
+
+
+def stream(file: StoredFile, name: str) -> Iterator[Any]:
+    """Yield the entries of the list ``name`` at the top of a JSON file.
+
+    Raises ``DamagedJson`` where the file cannot be read further, and ``UnreadableFile``.
+    """
+    with opened_as_utf8(file) as source:
+        try:
+            yield from ijson.items(_Guarded(source), f"{name}.item")
+        except (ijson.JSONError, ValueError, OverflowError, ArithmeticError) as error:
+            raise DamagedJson(shortened(" ".join(str(error).split()))) from None
+        except (OSError, EOFError, RuntimeError) as error:
+            raise UnreadableFile(str(error) or type(error).__name__) from None
+
+
+class AnnotationTable:
+    """One annotation file's ``images`` and ``annotations``, joined on disk.
+
+    ``left_out`` yields what is wrong with the file's own entries; ``by_image`` the rest, an image at a time.
+    """
+
+    def __init__(self, file: StoredFile) -> None:
+        self.file = file
+        self._trouble: list[LeftOut] = []
+        self._breaks: dict[str, tuple[int, str]] = {}
+        self._database = sqlite3.connect("")
+        self._database.executescript(_SCHEMA)
+        self._fill("images", self._image_row, "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)")
+        self._fill("annotations", self._annotation_row, "INSERT INTO annotations (image, record) VALUES (?, ?)")
+
+    def __enter__(self) -> AnnotationTable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    def left_out(self) -> Iterator[LeftOut]:
+        """Yield what is wrong with the file's own entries.
+
+        Reasons: ``damaged JSON`` (once, where the file breaks off), ``damaged entry``, ``duplicate image id``,
+        ``unknown image id`` (of an annotation), ``image without annotations``.
+        """
+        if self._breaks:
+            counts = " and ".join(f"{count:,} {name}" for name, (count, _) in self._breaks.items())
+            reason = next(reversed(self._breaks.values()))[1]
+            yield LeftOut(self.file.name, "damaged JSON", f"after {counts}: {reason}")
+        yield from self._trouble
+        for image, record in self._database.execute(_STRAY):
+            number = json.loads(record).get("id", "?")
+            yield LeftOut(f"{self.file.name}#{shortened(number)}", "unknown image id", image)
+        for (name,) in self._database.execute(_BARE):
+            yield LeftOut(name, "image without annotations", self.file.name)
+
+    def by_image(self) -> Iterator[ImageRecords]:
+        """Yield each image that has annotations, ordered by file name."""
+        rows = self._database.execute(_JOINED)
+        for (name, kind), group in itertools.groupby(rows, key=lambda row: row[:2]):
+            first = next(group)
+            records = [json.loads(row[3]) for row in itertools.chain([first], group)]
+            yield ImageRecords(name, kind, json.loads(first[2]), records)
+
+    def _fill(self, name: str, as_row: Any, statement: str) -> None:
+        """Insert all entries of a list in batches; a file that breaks off keeps what came before."""
+        rows = self._rows(name, as_row)
+        while batch := list(itertools.islice(rows, _BATCH)):
+            with self._database:
+                done = self._database.executemany(statement, batch)
+            if name == "images" and done.rowcount < len(batch):
+                repeated = len(batch) - done.rowcount
+                self._trouble += [LeftOut(self.file.name, "duplicate image id")] * repeated
+
+    def _rows(self, name: str, as_row: Any) -> Iterator[tuple]:
+        count = 0
+        try:
+            for count, record in enumerate(stream(self.file, name), start=1):
+                row = as_row(record) if isinstance(record, dict) else None
+                if row is None:
+                    self._trouble.append(
+                        LeftOut(f"{self.file.name}#{name} {count}", "damaged entry", shortened(record))
+                    )
+                else:
+                    yield row
+        except (DamagedJson, UnreadableFile) as error:
+            self._breaks[name] = (count, str(error))
+
+    def _image_row(self, record: Record) -> tuple | None:
+        if record.get("id") is None or not isinstance(record.get("file_name"), str):
+            return None
+        name = normalise(record["file_name"])
+        return _plain(record["id"]), _plain(name), _plain(record.get("type") or ""), _as_json(record)
+
+    def _annotation_row(self, record: Record) -> tuple | None:
+        if record.get("image_id") is None:
+            return None
+        return _plain(record["image_id"]), _as_json(record)
+
+
+class _Guarded:
+    """A stream for the parser that stops at what would fill the memory: endless nesting, or one endless record."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._depth = self._since_record = 0
+        self._in_text = self._escaped = False
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._source.read(size)
+        if data:
+            self._follow(data)
+        return data
+
+    def _follow(self, data: bytes) -> None:
+        lowest, highest = self._depths(data)
+        if highest > _DEEPEST:
+            raise DamagedJson(f"nested more than {_DEEPEST} deep (refused)")
+        # Between two entries of a list at the top the depth is 2.
+        self._since_record = 0 if lowest <= 2 and not self._in_text else self._since_record + len(data)
+        if self._since_record > _LONGEST_RECORD:
+            raise DamagedJson(f"one entry of more than {_LONGEST_RECORD:,} bytes (refused)")
+
+    def _depths(self, data: bytes) -> tuple[int, int]:
+        """Return the least and greatest depth of brackets within ``data``, those in texts not counted."""
+        # A backslash says what the next byte is, wherever the chunk ends.
+        if self._escaped:
+            data = b"_" + data[1:]
+        plain = data.replace(b"\\\\", b"__")
+        self._escaped = plain.endswith(b"\\")
+        codes = np.frombuffer(plain.replace(b'\\"', b"__"), np.uint8)
+        quotes = np.cumsum(codes == ord('"')) + self._in_text
+        outside = (quotes % 2 == 0).astype(np.int32)
+        opening = ((codes == ord("[")) | (codes == ord("{"))).astype(np.int32)
+        closing = ((codes == ord("]")) | (codes == ord("}"))).astype(np.int32)
+        depth = self._depth + np.cumsum((opening - closing) * outside)
+        before = self._depth
+        self._depth, self._in_text = int(depth[-1]), bool(quotes[-1] % 2)
+        return min(before, int(depth.min())), max(before, int(depth.max()))
+
+
+def _plain(value: Any) -> str:
+    """Return an id or name as text that SQLite can hold."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _as_json(record: Record) -> str:
+    return json.dumps(record, default=float)
