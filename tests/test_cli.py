@@ -19,7 +19,18 @@ from hangul_ocr.notebook_runner import NotebookFailed, NotebookResult
 from hangul_ocr.settings import Settings, preset
 from hangul_ocr.synthesis.competition import make_competition
 
-STEPS = ("sample-competition", "lmdb", "pretrain", "train", "ensemble", "submit", "validate", "predict", "score")
+STEPS = (
+    "sample-competition",
+    "import",
+    "lmdb",
+    "pretrain",
+    "train",
+    "ensemble",
+    "submit",
+    "validate",
+    "predict",
+    "score",
+)
 
 
 @pytest.fixture

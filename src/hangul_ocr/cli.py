@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hangul_ocr import __version__
+from hangul_ocr.data.sources import SOURCES
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.workspace import is_main_process
 
@@ -79,6 +80,26 @@ def lmdb(options: argparse.Namespace) -> None:
     print(
         f"written to {steps.data_folder(session.competition, session.workspace)}; left_out.csv names what is not there"
     )
+
+
+def import_(options: argparse.Namespace) -> None:
+    """Write a data set into an LMDB: photographs are cut into words; what cannot be used is counted by reason."""
+    import dataclasses
+
+    from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, write_lmdb
+    from hangul_ocr.data.planning import ImportSettings
+    from hangul_ocr.data.sources import import_samples
+
+    chosen = ImportSettings(options.margin, options.short_side, options.quality, tuple(options.scripts.split(",")))
+    record = {"source": options.source, "paths": options.paths, "import": dataclasses.asdict(chosen)}
+    items = import_samples(options.source, options.paths, chosen)
+    manifest = write_lmdb(options.out, items, alphabet=None, settings=record)
+    counts = {"read": manifest.read, "kept": manifest.kept, "left out": manifest.read - manifest.kept}
+    rows = [*counts.items(), *((f"  {name}", count) for name, count in sorted(manifest.left_out.items()))]
+    width = max(len(name) for name, _ in rows)
+    for name, count in rows:
+        print(f"{name:<{width}}  {count:>11,}")
+    print(f"written to {options.out}; {options.out / LEFT_OUT_FILE} names what is not there")
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -188,6 +209,15 @@ def score(options: argparse.Namespace) -> None:
     from hangul_ocr.results import scores_by_part
 
     print(scores_table(scores_by_part(read_table(options.predictions), read_table(options.answers))).to_string())
+
+
+def kstrbench_predictions(options: argparse.Namespace) -> None:
+    """Write predictions in the form that K-STR-Bench's evaluator reads."""
+    from hangul_ocr.data.kstrbench import write_predictions
+    from hangul_ocr.data.tables import read_table
+
+    table = read_table(options.predictions)
+    print(f"{write_predictions(table, options.out)}: {len(table):,} predictions")
 
 
 def settings(options: argparse.Namespace) -> None:
@@ -313,11 +343,13 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="steps", metavar="STEP", required=True)
     _add_run(commands)
     _add_sample_competition(commands)
+    _add_import(commands)
     _add_steps(commands)
     _add_validate(commands)
     _add_predict(commands)
     _add_convert_checkpoint(commands)
     _add_score(commands)
+    _add_kstrbench_predictions(commands)
     _add_settings(commands)
     return parser
 
@@ -327,7 +359,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     """Add the command that ``function`` does, described by its docstring and an example."""
     about = (function.__doc__ or "").splitlines()[0]
-    name = function.__name__.replace("_", "-")
+    name = function.__name__.rstrip("_").replace("_", "-")
     parser = commands.add_parser(name, help=about, description=about, epilog=f"example: hangul-ocr {example}")
     parser.set_defaults(command=function)
     return parser
@@ -345,6 +377,25 @@ def _add_sample_competition(commands: Any) -> None:
     parser.add_argument("--train", type=_count, default=3000, metavar="N", help="train crops (default %(default)s)")
     parser.add_argument("--test", type=_count, default=800, metavar="N", help="test crops (default %(default)s)")
     parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="same seed, same crops (default 0)")
+
+
+def _add_import(commands: Any) -> None:
+    parser = _command(commands, import_, "import aihub-outdoor photos/Training labels/Training --out outdoor.lmdb")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    about = "\n".join(f"  {name:<15}{source.about}" for name, source in SOURCES.items())
+    parser.description = f"{parser.description}\n\nSOURCE is one of\n{about}"
+    parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help="what kind of data set it is, see above")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="its folders, zips or lists")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="LMDB", help="folder to write; replaced when complete"
+    )
+    text = "room around a box, as a share of its short side (default %(default)s)"
+    parser.add_argument("--margin", type=float, default=0.05, metavar="SHARE", help=text)
+    text = "crops of photographs are halved while their short side keeps as many pixels (default %(default)s)"
+    parser.add_argument("--short-side", type=_count, default=96, metavar="N", help=text)
+    parser.add_argument("--quality", type=_count, default=95, metavar="Q", help="JPEG quality of crops (default 95)")
+    text = "scripts to keep of mlt, separated by commas (default %(default)s)"
+    parser.add_argument("--scripts", default="Korean", metavar="LIST", help=text)
 
 
 def _add_steps(commands: Any) -> None:
@@ -400,6 +451,13 @@ def _add_score(commands: Any) -> None:
     parser = _command(commands, score, "score submissions/submission.csv input/sample/answers/test_answers.csv")
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="CSV with img_path,text")
     parser.add_argument("answers", type=Path, metavar="ANSWERS", help="CSV with img_path,text of the same images")
+
+
+def _add_kstrbench_predictions(commands: Any) -> None:
+    parser = _command(commands, kstrbench_predictions, "kstrbench-predictions out.csv GIST_Signboard.csv")
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="CSV with img_path,text of its images")
+    text = "file to write: .csv (text_id,infer), .txt (path<TAB>prediction) or .jsonl (image_path, pred)"
+    parser.add_argument("out", type=Path, metavar="OUT", help=text)
 
 
 def _add_settings(commands: Any) -> None:

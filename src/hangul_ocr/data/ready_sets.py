@@ -1,0 +1,70 @@
+"""Sets that hold crops already: competitions and LMDBs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hangul_ocr.data.archives import StoredFile, names_of, scan
+from hangul_ocr.data.dacon import find_competition, read_competition, train_samples
+from hangul_ocr.data.images import UnreadableImage, check_image
+from hangul_ocr.data.lmdb_store import LmdbReader
+from hangul_ocr.data.planning import ImportSettings, Planned
+from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
+from hangul_ocr.hangul import HangulOcrError
+
+_LMDB_FILE = "data.mdb"
+
+
+def plan_dacon(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
+    """Yield the training crops of competitions (:func:`dacon.train_samples`)."""
+    several = len(paths) > 1
+    for path, name in zip(paths, names_of(paths), strict=True):
+        for item in train_samples(read_competition(find_competition(Path(path).expanduser()))):
+            yield _named(item, name) if several else item
+
+
+def plan_lmdb(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
+    """Yield the samples of LMDBs, ours or clovaai's, given themselves or in a folder that holds several.
+
+    Left out are ``damaged record`` and ``unreadable image``, beside what is wrong with a label. Crops of clovaai's
+    files have no names but their numbers: the LMDB's is put before. Raises ``HangulOcrError`` if there is none.
+    """
+    found = scan(paths)
+    stores = [file for file in found.files if Path(file.name).name == _LMDB_FILE and not file.member]
+    if not stores:
+        raise found.unknown_layout(f"LMDBs: folders that hold a {_LMDB_FILE}")
+    for store in stores:
+        yield from _stored(store)
+
+
+def _stored(store: StoredFile) -> Iterator[Sample | LeftOut]:
+    name = store.name.removesuffix(f"/{_LMDB_FILE}")
+    with LmdbReader(Path(store.place).parent) as reader:
+        for index in range(len(reader)):
+            key = f"{name}/{index + 1:09d}"
+            try:
+                sample = reader[index]
+            except (HangulOcrError, ValueError, KeyError, TypeError) as error:
+                yield LeftOut(key, "damaged record", shortened(error))
+                continue
+            yield _checked(sample, sample.key if sample.key != f"image-{index + 1:09d}" else key)
+
+
+def _checked(sample: Sample, key: str) -> Sample | LeftOut:
+    if reason := label_fault(sample.text):
+        return LeftOut(key, reason, shortened(sample.text))
+    try:
+        check_image(sample.image)
+    except UnreadableImage as error:
+        return LeftOut(key, "unreadable image", str(error))
+    return Sample(key, sample.image, sample.text, sample.source, sample.group, sample.facts)
+
+
+def _named(item: Sample | LeftOut, name: str) -> Sample | LeftOut:
+    """Return an item of one of several competitions, whose crops may have the same paths."""
+    key = f"{name}/{item.key.removeprefix('./')}"
+    if isinstance(item, LeftOut):
+        return LeftOut(key, item.reason, item.detail)
+    group = f"{name}/{item.group}" if item.group else ""
+    return Sample(key, item.image, item.text, item.source, group, item.facts)

@@ -1,0 +1,170 @@
+"""Lists of crops and labels: Clova's, PaddleOCR's, ICDAR MLT's and TextRecognitionDataGenerator's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import crop_png
+from data_sets import nfd, reasons, taken, write
+
+from hangul_ocr.data.planning import ImportSettings
+from hangul_ocr.data.sources import import_samples
+from hangul_ocr.hangul import HangulOcrError
+
+
+def crops(folder: Path, *names: str) -> Path:
+    for seed, name in enumerate(names):
+        write(folder / name, crop_png(seed))
+    return folder
+
+
+def texts(source: str, *paths: Path, **options) -> dict[str, str]:
+    return {key: sample.text for key, sample in taken(source, *paths, **options)[0].items()}
+
+
+def test_a_list_of_paths_and_labels(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "a/1.png", "a/2.png")
+    write(folder / "gt.txt", f"a/1.png\t가나\n./a/2.png\t{nfd('서울 시장')}\r\n\n")
+    samples, left_out = taken("list", folder)
+    assert left_out == []
+    assert {key: s.text for key, s in samples.items()} == {"set/a/1.png": "가나", "set/a/2.png": "서울 시장"}
+    assert samples["set/a/1.png"].image == crop_png(0)
+    assert texts("list", folder / "gt.txt") == texts("list", folder)
+
+
+@pytest.mark.parametrize("source", ["list", "paddleocr"])
+def test_lines_that_cannot_be_used(tmp_path: Path, source: str) -> None:
+    folder = crops(tmp_path / "set", "1.png", "2.png")
+    write(folder / "cut.png", crop_png(3)[:90])
+    lines = ["1.png\t가\t나", "no tab", "gone.png\t가", "../out.png\t가", "/etc/x.png\t가", "2.png\t", "2.png\txxx"]
+    lines += ["cut.png\t가", "\t가", f"2.png\t{'긴' * 100_000}", f"{'n' * 5000}.png\t가", "a\0b.png\t가"]
+    data = "\n".join(lines).encode() + b"\n1.png\t\xff\xff\n"
+    write(folder / "gt.txt", data)
+    samples, left_out = taken(source, folder)
+    assert samples == {}
+    assert reasons(left_out) == {
+        "control character in label": 1,
+        "damaged line": 2,
+        "missing image": 2,
+        "unsafe path": 3,
+        "empty label": 1,
+        "placeholder label": 1,
+        "unreadable image": 1,
+        "label too long": 1,
+        "undecodable line": 1,
+    }
+    assert {record.key for record in left_out} >= {"set/gt.txt:2", "set/gt.txt:13"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+def test_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    crops(tmp_path / "out", "x.png")
+    folder = crops(tmp_path / "set", "1.png")
+    os.symlink(tmp_path / "out", folder / "linked")
+    write(folder / "gt.txt", "1.png\t가\nlinked/x.png\t나\n")
+    samples, left_out = taken("list", folder / "gt.txt")
+    assert len(samples) == 1
+    assert reasons(left_out) == {"unsafe path": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949"])
+def test_lists_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    folder = crops(tmp_path / "set", "한글.png", "2.png")
+    write(folder / "gt.txt", "한글.png\t카\n2.png\t가나다\n".encode(encoding))
+    assert texts("list", folder) == {"set/한글.png": "카", "set/2.png": "가나다"}
+
+
+def test_file_names_in_nfd_on_the_disk(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", nfd("한글/간판.png"))
+    write(folder / "gt.txt", "한글/간판.png\t가\n")
+    assert texts("list", folder) == {"set/한글/간판.png": "가"}
+
+
+def test_paths_that_begin_at_a_folder_above_the_list(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "data", "rec/train/1.png", "rec/train/2.png")
+    write(folder / "rec" / "labels" / "rec_gt_train.txt", "train/1.png\t가\ntrain/2.png\t나\n")
+    assert texts("paddleocr", folder) == {"data/rec/train/1.png": "가", "data/rec/train/2.png": "나"}
+    assert list(texts("paddleocr", folder / "rec" / "labels" / "rec_gt_train.txt").values()) == ["가", "나"]
+
+
+def test_several_lists_of_one_folder(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "1.png", "2.png")
+    write(folder / "train.txt", "1.png\t가\n")
+    write(folder / "val.txt", "2.png\t나\n")
+    write(folder / "readme.txt", "nothing\n")
+    assert texts("list", folder) == {"set/1.png": "가", "set/2.png": "나"}
+
+
+def test_paddles_labels_for_detection_are_not_taken_for_words(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "1.png", "2.png")
+    write(folder / "Label.txt", '1.png\t[{"transcription": "가", "points": [[0,0],[1,0],[1,1],[0,1]]}]\n2.png\t나\n')
+    samples, left_out = taken("paddleocr", folder)
+    assert len(samples) == 1
+    assert reasons(left_out) == {"label for detection": 1}
+
+
+def test_a_folder_without_a_list(tmp_path: Path) -> None:
+    crops(tmp_path, "1.png")
+    write(tmp_path / "notes.txt", "no tab here")
+    for source in ("list", "paddleocr", "mlt"):
+        with pytest.raises(HangulOcrError, match=r"looked for .*found 1 \.png, 1 \.txt"):
+            list(import_samples(source, [tmp_path]))
+    with pytest.raises(HangulOcrError, match=r"gone: not there"):
+        list(import_samples("list", [tmp_path / "gone"]))
+
+
+# --- ICDAR MLT ------------------------------------------------------------------------------------------------------
+
+
+def test_mlt_keeps_korean_words_with_their_commas(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "part1", *(f"word_{n}.png" for n in range(1, 6)))
+    lines = ["word_1.png,Korean,가,나", "word_2.png,Latin,Cafe", "word_3.png,Korean,###", "word_4.png,Korean"]
+    write(folder / "gt.txt", "\ufeff" + "\r\n".join([*lines, f"word_5.png,Korean,{nfd('한글')}"]))
+    samples, left_out = taken("mlt", folder)
+    assert {key: s.text for key, s in samples.items()} == {"part1/word_1.png": "가,나", "part1/word_5.png": "한글"}
+    assert samples["part1/word_1.png"].facts["script"] == "Korean"
+    assert reasons(left_out) == {"other script": 1, "placeholder label": 1, "damaged line": 1}
+    both = ImportSettings(scripts=("Korean", "Latin"))
+    assert len(texts("mlt", folder, settings=both)) == 3
+
+
+def test_mlt_parts_use_the_same_names(tmp_path: Path) -> None:
+    for part in ("part1", "part2"):
+        write(crops(tmp_path / part, "word_1.png") / "gt.txt", f"word_1.png,Korean,{part}\n")
+    expected = {"part1/word_1.png": "part1", "part2/word_1.png": "part2"}
+    assert texts("mlt", tmp_path / "part1", tmp_path / "part2") == expected
+    assert set(texts("mlt", tmp_path).values()) == {"part1", "part2"}
+
+
+# --- TextRecognitionDataGenerator -----------------------------------------------------------------------------------
+
+
+def test_trdg_labels_in_file_names(tmp_path: Path) -> None:
+    folder = crops(
+        tmp_path / "out",
+        "가나_0.png",
+        "서울 시장_12.png",
+        "a_b_3.png",
+        f"{nfd('한글')}_4.png",
+        "nameless.png",
+        "_5.png",
+    )
+    samples, left_out = taken("trdg", folder)
+    assert sorted(sample.text for sample in samples.values()) == ["a_b", "가나", "서울 시장", "한글"]
+    assert reasons(left_out) == {"name without label": 2}
+
+
+def test_trdg_labels_in_a_file(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "out", "0.png", "1 x.png", "2.png", "3.png")
+    write(folder / "labels.txt", f"0.png 가나\n1 x.png {nfd('서울 시장')}\n2.png\ngone.png 다\n")
+    samples, left_out = taken("trdg", folder)
+    assert {key: s.text for key, s in samples.items()} == {"out/0.png": "가나", "out/1 x.png": "서울 시장"}
+    assert reasons(left_out) == {"empty label": 1, "missing image": 1, "image not in the list": 1}
+
+
+def test_trdg_without_labels(tmp_path: Path) -> None:
+    crops(tmp_path, "a.png", "b.png")
+    with pytest.raises(HangulOcrError, match=r"looked for TextRecognitionDataGenerator.*found 2 \.png"):
+        list(import_samples("trdg", [tmp_path]))

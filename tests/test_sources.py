@@ -1,0 +1,132 @@
+"""The registry of sources, sets that hold crops already, and `hangul-ocr import`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import lmdb
+import pytest
+from conftest import crop_png
+from data_sets import reasons, taken, write
+
+from hangul_ocr import cli
+from hangul_ocr.data.lmdb_store import LmdbReader, write_lmdb
+from hangul_ocr.data.sample import Sample
+from hangul_ocr.data.sources import SOURCES, import_samples
+from hangul_ocr.data.tables import read_table
+from hangul_ocr.hangul import HangulOcrError
+
+
+def write_clova(path: Path, records: list[tuple[bytes | None, bytes | None]]) -> Path:
+    path.mkdir(parents=True)
+    with lmdb.open(str(path), map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
+        for number, (image, label) in enumerate(records, start=1):
+            if image is not None:
+                transaction.put(b"image-%09d" % number, image)
+            if label is not None:
+                transaction.put(b"label-%09d" % number, label)
+        transaction.put(b"num-samples", str(len(records)).encode())
+    return path
+
+
+def test_a_competition_is_a_source(mini_competition: Path) -> None:
+    samples, left_out = taken("dacon", mini_competition)
+    assert (len(samples), left_out) == (24, [])
+    assert "./train/train_00001.png" in samples
+
+
+def test_several_competitions_keep_their_crops_apart(mini_competition: Path, tmp_path: Path) -> None:
+    shutil.copytree(mini_competition, tmp_path / "other" / "mini")
+    samples, _ = taken("dacon", mini_competition, tmp_path / "other" / "mini")
+    assert len(samples) == 48
+
+
+def test_clovas_lmdbs_are_a_source(tmp_path: Path) -> None:
+    good = [(crop_png(n), f"글{n}".encode()) for n in range(2)]
+    bad = [(None, b"a"), (crop_png(3), None), (crop_png(4), b"\xb0\xa1"), (b"none", b"b"), (crop_png(5), b"xxx")]
+    write_clova(tmp_path / "MJ" / "train", [*good, *bad])
+    write_clova(tmp_path / "MJ" / "valid", good)
+    samples, left_out = taken("lmdb", tmp_path / "MJ")
+    assert list(samples) == [f"MJ/{part}/{n:09d}" for part in ("train", "valid") for n in (1, 2)]
+    assert samples["MJ/train/000000002"].text == "글1"
+    assert reasons(left_out) == {"damaged record": 3, "unreadable image": 1, "placeholder label": 1}
+    assert list(taken("lmdb", tmp_path / "MJ" / "valid")[0]) == ["valid/000000001", "valid/000000002"]
+
+
+def test_our_own_lmdbs_come_back_as_they_were(tmp_path: Path) -> None:
+    items = [Sample(f"k{n}", crop_png(n), "가", "x", f"photo {n}", {"kind": "sign"}) for n in range(3)]
+    write_lmdb(tmp_path / "s", items, alphabet=None, settings={})
+    samples, left_out = taken("lmdb", tmp_path / "s")
+    assert left_out == []
+    for item in items:
+        assert samples[item.key].facts == {"kind": "sign", "width": 64, "height": 24}
+        assert (samples[item.key].group, samples[item.key].image) == (item.group, item.image)
+
+
+def test_a_folder_that_holds_no_lmdb(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", b"")
+    with pytest.raises(HangulOcrError, match=r"looked for LMDBs.*found 1 \.txt"):
+        list(import_samples("lmdb", [tmp_path]))
+
+
+def test_an_unknown_source_and_no_path(tmp_path: Path) -> None:
+    with pytest.raises(HangulOcrError, match="source 'icdar' is unknown; choose one of dacon, aihub-outdoor"):
+        list(import_samples("icdar", [tmp_path]))
+    with pytest.raises(HangulOcrError, match="no path given"):
+        list(import_samples("list", []))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_an_empty_folder_is_one_line_for_every_source(tmp_path: Path, capsys, source: str) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = ["import", source, str(tmp_path / "empty"), "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_list_of_sources_costs_nothing() -> None:
+    code = "import sys, hangul_ocr.data.sources; print(sorted({'cv2', 'pandas', 'numpy', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_import_writes_an_lmdb_and_says_what_it_left_out(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "set"
+    for n in range(3):
+        write(folder / f"{n}.png", crop_png(n))
+    write(folder / "gt.txt", "0.png\t가\n1.png\txxx\n2.png\t나\n0.png\t다\nno tab\n")
+    assert cli.main(["import", "list", str(folder), "--out", str(tmp_path / "out.lmdb"), "--margin", "0.1"]) == 0
+    shown = capsys.readouterr().out
+    for line in ("read", "kept", "left out", "  placeholder label", "  duplicate key", "  damaged line"):
+        assert f"\n{line} " in f"\n{shown}"
+    assert [int(line.split()[-1]) for line in shown.splitlines()[:3]] == [5, 2, 3]
+    with LmdbReader(tmp_path / "out.lmdb") as reader:
+        assert reader.texts() == ["가", "나"]
+        assert (reader.manifest.read, reader.manifest.kept) == (5, 2)
+        assert reader.manifest.settings["import"]["margin"] == 0.1
+    assert len(read_table(tmp_path / "out.lmdb" / "left_out.csv")) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments", [["import", "icdar", "x", "--out", "y"], ["import", "list", "x"], ["import", "list"]]
+)
+def test_wrong_usage_of_import(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_import_refuses_senseless_settings(tmp_path: Path, capsys) -> None:
+    assert cli.main(["import", "list", str(tmp_path), "--out", str(tmp_path / "o"), "--margin", "7"]) == 1
+    assert "margin 7.0: choose one from 0 to 1" in capsys.readouterr().err
+
+
+def test_predictions_for_kstrbench_from_the_command_line(tmp_path: Path, capsys) -> None:
+    write(tmp_path / "out.csv", "img_path,text,confidence\nGIST/g_1.jpg,치킨,0.9\n")
+    assert cli.main(["kstrbench-predictions", str(tmp_path / "out.csv"), str(tmp_path / "k.csv")]) == 0
+    assert (tmp_path / "k.csv").read_text(encoding="utf-8") == "text_id,infer\ng_1,치킨\n"
+    assert "1 predictions" in capsys.readouterr().out
