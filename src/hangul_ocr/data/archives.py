@@ -133,7 +133,7 @@ class Scan:
         reasons = Counter(record.reason for record in self.left_out)
         kinds += [f"{count:,} {reason}" for reason, count in reasons.most_common(3)]
         example = f" ({self.files[0].name} for one)" if self.files else ""
-        return (", ".join(kinds) or "nothing") + example
+        return " ".join(f"{', '.join(kinds) or 'nothing'}{example}".split())
 
 
 @dataclass

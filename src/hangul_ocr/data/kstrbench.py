@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hangul_ocr.data.archives import FileIndex, Scan, StoredFile, decoded_lines, names_of, scan
+from hangul_ocr.data.archives import FileIndex, Scan, StoredFile, names_of, scan
 from hangul_ocr.data.lists import lines_of, list_entries, tabbed
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
 from hangul_ocr.data.sample import LeftOut, clean_label, shortened
@@ -161,12 +161,11 @@ def _splits(lists: list[StoredFile]) -> dict[str, str]:
 
 def _rows(table: StoredFile) -> Iterator[Row | LeftOut]:
     """Yield each row of a table as it is read, or as left out. Raises ``HangulOcrError`` without the columns needed."""
-    reader = csv.reader(f"{line or ''}\n" for _, line in decoded_lines(table))
+    reader = csv.reader(f"{line}\n" if isinstance(line, str) else "\n" for _, line in lines_of(table))
     header = [name.strip() for name in _next_row(reader) or []]
     if not {"text_id", "label"} <= set(header):
-        raise HangulOcrError(
-            f"{table.name}: no columns text_id and label ({', '.join(header)}); put the original there"
-        )
+        given = shortened(" ".join(", ".join(header).split()))
+        raise HangulOcrError(f"{table.name}: no columns text_id and label ({given}); put the original there")
     before = reader.line_num
     while (row := _next_row(reader)) is not None:
         if len(row) == len(header):
