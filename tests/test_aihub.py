@@ -424,6 +424,22 @@ def test_memory_stays_bounded_whatever_the_size(tmp_path: Path) -> None:
     assert peak(24_000) < 1.3 * peak(8_000)
 
 
+def test_a_full_disk_for_temporary_files_is_one_line(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(annotations, "_SCHEMA", annotations._SCHEMA + "PRAGMA max_page_count = 8;")
+    entries = [wild_entry(n, 1, "가" * 200, [9, 9, 50, 40]) for n in range(300)]
+    folder = wild(tmp_path, [wild_image(1, "a.jpg")], entries, {"a.jpg": photograph()})
+    with pytest.raises(HangulOcrError, match=r"a_info\.json: cannot be gathered on disk .*full.*make room"):
+        list(import_samples("aihub-wild", [folder]))
+
+
+def test_copies_and_namesakes_that_are_not_used_are_named(tmp_path: Path) -> None:
+    outdoor(tmp_path, ([10, 20, 90, 40], "예시"))
+    write(tmp_path / "labels" / "간판" / f"{STEM}.jpg", photograph(patches={(10, 20, 90, 40): RED}))
+    samples, left_out = taken("aihub-outdoor", tmp_path)
+    assert is_of_colour(samples[f"{STEM}#1"].image, RED)
+    assert reasons(left_out) == {"image without label file": 1}
+
+
 def test_records_that_are_none(tmp_path: Path) -> None:
     folder = wild(tmp_path, [wild_image(1, "a.jpg")], [wild_entry(1, 1, "가", [9, 9, 50, 40])], {"a.jpg": photograph()})
     content = wild_json(

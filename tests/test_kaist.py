@@ -119,7 +119,8 @@ def test_names_in_one_case_or_another_and_masks_beside_the_photographs(tmp_path:
     samples, left_out = taken("kaist", tmp_path)
     assert len(samples) == 2
     assert any(is_of_colour(sample.image, RED) for sample in samples.values())
-    assert reasons(left_out) == {"missing image": 1, "image without XML": 1}
+    assert reasons(left_out) == {"missing image": 1, "image without XML": 2}
+    assert any(record.key.endswith("EX01.bmp") for record in left_out)
 
 
 def test_photographs_of_one_name_in_different_folders(tmp_path: Path) -> None:

@@ -59,29 +59,32 @@ class OutdoorPhotograph:
     def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
         """Yield each box as a sample, or why it is left out: ``damaged label file``, ``no box``, the crop's reasons."""
         try:
-            content = load_json(self.label.read(_LABEL_BYTES))
+            content, annotations = self._read()
         except (DamagedJson, UnreadableFile) as error:
             yield LeftOut(self.label.name, "damaged label file", str(error))
             return
-        annotations = content.get("annotations") if isinstance(content, dict) else None
-        if not isinstance(annotations, list):
-            yield LeftOut(self.label.name, "damaged label file", "no list of annotations")
-            return
         if not annotations:
             yield LeftOut(self.label.name, "image without annotations")
-        regions = []
+        regions: list[Region] = []
         for item in self._regions(annotations):
             if isinstance(item, LeftOut):
                 yield item
             else:
                 regions.append(item)
-        if regions and isinstance(self.image, StoredFile):
-            photograph = Photograph(
-                self.image, regions, OUTDOOR, self.label.stem, _declared(content), facts=_metadata(content)
-            )
-            yield from photograph.samples(settings)
+        if regions:
+            size, facts = _declared(content), _metadata(content)
+            yield from Photograph(self.image, regions, OUTDOOR, self.label.stem, size, facts=facts).samples(settings)
+
+    def _read(self) -> tuple[dict[str, Any], list[Any]]:
+        """Return the label file and its list of annotations. Raises ``DamagedJson`` and ``UnreadableFile``."""
+        content = load_json(self.label.read(_LABEL_BYTES))
+        annotations = content.get("annotations") if isinstance(content, dict) else None
+        if not isinstance(annotations, list):
+            raise DamagedJson("no list of annotations")
+        return content, annotations
 
     def _regions(self, annotations: list[Any]) -> Iterator[Region | LeftOut]:
+        """Yield the boxes to cut; there are none without an image."""
         for number, record in enumerate(annotations, start=1):
             key = f"{self.label.stem}#{number}"
             if not isinstance(record, dict):

@@ -10,6 +10,7 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from hangul_ocr.data.archives import Scan, StoredFile, UnreadableFile, opened_as_utf8
 from hangul_ocr.data.sample import LeftOut, shortened
-from hangul_ocr.hangul import decode_text, normalise
+from hangul_ocr.hangul import HangulOcrError, decode_text, normalise
 
 # A parser keeps the path to where it is: a file of a million brackets would take gigabytes.
 _DEEPEST = 64
@@ -131,17 +132,19 @@ def stream(file: StoredFile, name: str) -> Iterator[Any]:
 class AnnotationTable:
     """One annotation file's ``images`` and ``annotations``, joined on disk.
 
-    ``left_out`` yields what is wrong with the file's own entries; ``by_image`` the rest, an image at a time.
+    ``left_out`` yields what is wrong with the file's own entries; ``by_image`` the rest, an image at a time. Raises
+    ``HangulOcrError`` if the disk for temporary files is full.
     """
 
     def __init__(self, file: StoredFile) -> None:
         self.file = file
         self._trouble: list[LeftOut] = []
         self._breaks: dict[str, tuple[int, str]] = {}
-        self._database = sqlite3.connect("")
-        self._database.executescript(_SCHEMA)
-        self._fill("images", self._image_row, "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)")
-        self._fill("annotations", self._annotation_row, "INSERT INTO annotations (image, record) VALUES (?, ?)")
+        with self._explained():
+            self._database = sqlite3.connect("")
+            self._database.executescript(_SCHEMA)
+            self._fill("images", self._image_row, "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)")
+            self._fill("annotations", self._annotation_row, "INSERT INTO annotations (image, record) VALUES (?, ?)")
 
     def __enter__(self) -> AnnotationTable:
         return self
@@ -160,19 +163,33 @@ class AnnotationTable:
             reason = next(reversed(self._breaks.values()))[1]
             yield LeftOut(self.file.name, "damaged JSON", f"after {counts}: {reason}")
         yield from self._trouble
-        for image, record in self._database.execute(_STRAY):
+        for image, record in self._rows_of(_STRAY):
             number = json.loads(record).get("id", "?")
             yield LeftOut(f"{self.file.name}#{shortened(number)}", "unknown image id", image)
-        for (name,) in self._database.execute(_BARE):
+        for (name,) in self._rows_of(_BARE):
             yield LeftOut(name, "image without annotations", self.file.name)
 
     def by_image(self) -> Iterator[ImageRecords]:
         """Yield each image that has annotations, ordered by file name."""
-        rows = self._database.execute(_JOINED)
+        rows = self._rows_of(_JOINED)
         for (name, kind), group in itertools.groupby(rows, key=lambda row: row[:2]):
             first = next(group)
             records = [json.loads(row[3]) for row in itertools.chain([first], group)]
             yield ImageRecords(name, kind, json.loads(first[2]), records)
+
+    def _rows_of(self, query: str) -> Iterator[tuple]:
+        with self._explained():
+            yield from self._database.execute(query)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise HangulOcrError(
+                f"{self.file.name}: cannot be gathered on disk ({error}); make room for temporary files, or name "
+                f"another folder for them in TMPDIR"
+            ) from None
 
     def _fill(self, name: str, as_row: Any, statement: str) -> None:
         """Insert all entries of a list in batches; a file that breaks off keeps what came before."""

@@ -142,7 +142,7 @@ class FileIndex:
 
     files: Sequence[StoredFile]
     _by_stem: dict[str, list[StoredFile]] = field(default_factory=dict)
-    _asked: set[str] = field(default_factory=set)
+    _found: set[StoredFile] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for file in self.files:
@@ -156,21 +156,17 @@ class FileIndex:
         """
         base = posixpath.basename(normalise(name).replace("\\", "/"))
         stem = _without_suffix(base).casefold()
-        self._asked.add(stem)
         found = self._by_stem.get(stem, [])
         same = [file for file in found if posixpath.basename(file.name).casefold() == base.casefold()]
-        return self._best(_nearest(same or found, near, folders)) if found else "missing image"
+        best = _nearest(same or found, near, folders)
+        self._found.update(best)
+        if len(best) > 1 and not _same_content(best):
+            return "ambiguous image"
+        return best[0] if best else "missing image"
 
     def unused(self) -> Iterator[StoredFile]:
-        """Yield the files that nobody has asked for."""
-        for stem, files in self._by_stem.items():
-            if stem not in self._asked:
-                yield from files
-
-    def _best(self, candidates: list[StoredFile]) -> StoredFile | str:
-        if len(candidates) > 1 and not _same_content(candidates):
-            return "ambiguous image"
-        return candidates[0]
+        """Yield the files that were never among what was found, in the order of their names."""
+        yield from (file for file in self.files if file not in self._found)
 
 
 def scan(paths: Sequence[Path]) -> Scan:

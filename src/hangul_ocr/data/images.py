@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 
 import cv2
 import numpy as np
@@ -40,6 +41,10 @@ _FAILURES = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+
+
+# Pillow would say so for every other photograph; without EXIF data that can be read, an image lies as it is stored.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 
 class UnreadableImage(Exception):

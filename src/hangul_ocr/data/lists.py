@@ -122,7 +122,7 @@ def _listed_by_trdg(table: StoredFile, found: Scan) -> Iterator[Planned]:
         else:
             used.add(name)
             yield WholeImage(here[name], name, clean_label(" ".join(words[names.index(name) + 1 :])), TRDG)
-    yield from (LeftOut(name, "image not in the list") for name in here.keys() - used)
+    yield from (LeftOut(name, "image not in the list") for name in here if name not in used)
 
 
 def _label_in_name(file: StoredFile) -> str | None:
