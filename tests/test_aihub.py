@@ -386,6 +386,14 @@ def test_a_wild_file_cut_short_keeps_what_came_before(tmp_path: Path) -> None:
     assert "after 1 images and 3 annotations" in left_out[0].detail
 
 
+def test_large_files_in_cp949_are_streamed_too(tmp_path: Path) -> None:
+    entries = [wild_entry(n, 1, f'한글 {n}\\ "[', [9, 9, 50, 40]) for n in range(3000)]
+    text = json.dumps(wild_json([], entries), ensure_ascii=False)
+    for encoding in ("cp949", "utf-8"):
+        (file,) = scan([write(tmp_path / f"{encoding}.json", text.encode(encoding))]).files
+        assert list(annotations.stream(file, "annotations")) == entries
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -10,12 +12,13 @@ from pathlib import Path
 import lmdb
 import pytest
 from conftest import crop_png
-from data_sets import reasons, taken, write
+from data_sets import outdoor_json, photograph, reasons, taken, write, write_zip
 
 from hangul_ocr import cli
 from hangul_ocr.data.lmdb_store import LmdbReader, write_lmdb
-from hangul_ocr.data.sample import Sample
-from hangul_ocr.data.sources import SOURCES, import_samples
+from hangul_ocr.data.planning import ImportSettings
+from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.sources import SOURCES, import_samples, plan
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import HangulOcrError
 
@@ -109,6 +112,31 @@ def test_import_writes_an_lmdb_and_says_what_it_left_out(tmp_path: Path, capsys)
         assert (reader.manifest.read, reader.manifest.kept) == (5, 2)
         assert reader.manifest.settings["import"]["margin"] == 0.1
     assert len(read_table(tmp_path / "out.lmdb" / "left_out.csv")) == 3
+
+
+def test_photographs_in_zips_go_into_an_lmdb_with_their_group(tmp_path: Path, capsys) -> None:
+    boxes = [([10, 20, 90, 40], "가"), ([10, 90, 90, 40], "나"), ([1, 2, 30, 40], "xxx")]
+    write_zip(tmp_path / "TL1.zip", {"간판_1.json": json.dumps(outdoor_json("간판_1", boxes)).encode()})
+    write_zip(tmp_path / "TS1.zip", {"간판_1.JPG": photograph()})
+    zips = [str(tmp_path / name) for name in ("TS1.zip", "TL1.zip")]
+    assert cli.main(["import", "aihub-outdoor", *zips, "--out", str(tmp_path / "out")]) == 0
+    assert "placeholder label            1" in capsys.readouterr().out
+    with LmdbReader(tmp_path / "out") as reader:
+        assert [(meta["key"], meta["group"]) for meta in reader.metas()] == [
+            ("간판_1#1", "간판_1"),
+            ("간판_1#2", "간판_1"),
+        ]
+        assert (reader.metas()[0]["width"], reader.metas()[0]["height"]) == (94, 44)
+
+
+def test_work_can_be_sent_to_other_processes(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", outdoor_json("a", [([10, 20, 90, 40], "가")]))
+    write(tmp_path / "a.jpg", photograph())
+    write(tmp_path / "gt.txt", "a.jpg\t가\n")
+    for source in ("aihub-outdoor", "list"):
+        (work,) = (item for item in plan(source, [tmp_path]) if not isinstance(item, LeftOut))
+        (sample,) = pickle.loads(pickle.dumps(work)).samples(ImportSettings())
+        assert sample.text == "가"
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ def import_(options: argparse.Namespace) -> None:
     from hangul_ocr.data.planning import ImportSettings
     from hangul_ocr.data.sources import import_samples
 
-    chosen = ImportSettings(options.margin, options.short_side, options.quality, tuple(options.scripts.split(",")))
+    scripts = tuple(script.strip() for script in options.scripts.split(","))
+    chosen = ImportSettings(options.margin, options.short_side, options.quality, scripts)
     record = {"source": options.source, "paths": options.paths, "import": dataclasses.asdict(chosen)}
     items = import_samples(options.source, options.paths, chosen)
     manifest = write_lmdb(options.out, items, alphabet=None, settings=record)
