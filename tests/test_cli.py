@@ -5,19 +5,23 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import crop_png, write_csv
 
-from hangul_ocr import cli, notebook_runner, steps
+from hangul_ocr import cli, notebook_runner, steps, weights
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import Alphabet
-from hangul_ocr.models.checkpoint import save_model
+from hangul_ocr.models.checkpoint import load_model, read_header, save_model
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.notebook_runner import NotebookFailed, NotebookResult
 from hangul_ocr.settings import Settings, preset
 from hangul_ocr.synthesis.competition import make_competition
+from hangul_ocr.training.kfold import learning_history, load_run
+from hangul_ocr.weights import CURVE, WEIGHTS
 
 STEPS = (
     "sample-competition",
@@ -320,6 +324,63 @@ def test_interrupt_is_exit_code_130(trained, capsys, monkeypatch):
     monkeypatch.setattr(steps, "pretrain_run", interrupted)
     assert cli.main(["pretrain", "--preset", "smoke"]) == 130
     assert "run the same command again to go on" in capsys.readouterr().err
+
+
+# --- weights that ship ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(trained: Path, tmp_path: Path, monkeypatch, capsys) -> Path:
+    """The smoke run's pretraining as if it came with the package, and the file of settings that begin from it."""
+    run, folder = trained / "output" / "runs" / "smoke-sample", tmp_path / "weights"
+    assert cli.main(["export-weights", str(run / "pretraining/best.safetensors"), "--out", str(folder / WEIGHTS)]) == 0
+    shutil.copy(run / "pretraining" / "metrics.csv", folder / CURVE)
+    for module in (weights, steps):
+        monkeypatch.setattr(module, "FOLDER", folder)
+    cli.main(["settings", "--preset", "smoke"])
+    values = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))
+    (tmp_path / "mine.json").write_text(json.dumps(values | {"start": "shipped"}), encoding="utf-8")
+    return tmp_path / "mine.json"
+
+
+def test_exported_weights_are_half_as_large_and_read_the_same(shipped, trained):
+    original = trained / "output" / "runs" / "smoke-sample" / "pretraining" / "best.safetensors"
+    exported = weights.FOLDER / WEIGHTS
+    assert exported.stat().st_size < 0.75 * original.stat().st_size
+    first, second = load_model(original).state_dict(), load_model(exported).state_dict()
+    assert all(torch.allclose(first[name], second[name].to(first[name].dtype), atol=1e-2) for name in first)
+    assert read_header(exported)["facts"] == read_header(original)["facts"]
+
+
+def test_folds_begin_from_the_shipped_weights_without_pretraining(shipped, trained, capsys):
+    options = ["--settings", str(shipped), "--run", "from-shipped"]
+    assert cli.main(["pretrain", *options]) == 0
+    assert str(weights.FOLDER / WEIGHTS) in capsys.readouterr().out
+    assert cli.main(["train", *options, "--fold", "0"]) == 0
+    folder = trained / "output" / "runs" / "from-shipped"
+    assert not (folder / "pretraining").exists()
+    start = json.loads((folder / "fold0" / "init_from.json").read_text(encoding="utf-8"))
+    assert start["path"] == str(weights.FOLDER / WEIGHTS)
+    curve = learning_history(load_run(folder), ["pretraining"])
+    assert curve["stage"].unique().tolist() == ["pretraining"]
+    assert {"crops", "valid_accuracy"} <= set(curve.columns)
+
+
+def test_a_network_that_is_not_the_shipped_one_is_refused(shipped, trained, tmp_path, capsys):
+    values = json.loads(shipped.read_text(encoding="utf-8"))
+    values["model"]["hidden"] = 48
+    shipped.write_text(json.dumps(values), encoding="utf-8")
+    message = error_of(capsys, "train", "--settings", shipped, "--run", "wider", "--fold", "0")
+    assert "the settings want" in message or "use its settings" in message
+
+
+def test_predict_reads_with_the_shipped_weights_unless_a_run_is_named(shipped, trained, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(crop_png(1))
+    arguments = ["predict", str(tmp_path / "a.png"), "--csv", str(tmp_path / "out.csv")]
+    assert cli.main(arguments) == 0
+    assert "by the weights that ship" in capsys.readouterr().out
+    assert cli.main([*arguments, "--run", "smoke-sample"]) == 0
+    assert "by run smoke-sample" in capsys.readouterr().out
 
 
 # --- predict and score ----------------------------------------------------------------------------------------------

@@ -167,15 +167,11 @@ def validate(options: argparse.Namespace) -> int:
 def predict(options: argparse.Namespace) -> None:
     """Read images, folders of images, or the images that a CSV's column img_path names."""
     from hangul_ocr.data.tables import write_table
-    from hangul_ocr.inference.decoding import load_fusion
     from hangul_ocr.inference.predict import find_crops, read_files, save_candidates
-    from hangul_ocr.steps import choose_run
-    from hangul_ocr.training.kfold import load_folds_models
+    from hangul_ocr.steps import choose_readers
 
     source = find_crops(options.images)
-    run = choose_run(_workspace(), options.run)
-    fusion = load_fusion(run.settings.decoding, run.folder)
-    models = load_folds_models(run)
+    readers, models, fusion = choose_readers(_workspace(), options.run)
     # One model without a second opinion reads greedily: five times faster, and its N-best would choose the same.
     weighs = options.n_best or fusion or len(models) > 1
     table, readings = read_files(models, source, options.n_best_count or (5 if weighs else 1), fusion)
@@ -185,7 +181,7 @@ def predict(options: argparse.Namespace) -> None:
     for index, reason in sorted(source.unreadable.items()):
         print(f"not read: {source.names[index]}: {reason}", file=sys.stderr)
     unread = f", {len(source.unreadable):,} of them not readable and left empty" if source.unreadable else ""
-    print(f"{options.csv}: {len(table):,} rows by run {run.folder.name}{unread}")
+    print(f"{options.csv}: {len(table):,} rows by {readers}{unread}")
 
 
 def convert_checkpoint(options: argparse.Namespace) -> None:
@@ -201,6 +197,15 @@ def convert_checkpoint(options: argparse.Namespace) -> None:
     print(f"{options.out}: {stages}; {len(model.alphabet.characters):,} characters; trained on crops {size}")
     if options.short_side is None:
         print("the file does not say how large its crops were: if not so, name it by --short-side and --fixed-width")
+
+
+def export_weights(options: argparse.Namespace) -> None:
+    """Write a model's weights in half precision, to pass them on: half the size, read by --init-from like any."""
+    from hangul_ocr.models.checkpoint import load_model, read_header, save_model
+
+    facts = read_header(options.file).get("facts", {})
+    save_model(options.out, load_model(options.file), facts, half=True)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
 
 
 def score(options: argparse.Namespace) -> None:
@@ -298,6 +303,7 @@ def _absolute(data: str) -> str:
 def _estimates(chosen: Settings, workspace: Workspace, data: str) -> dict[str, float]:
     """Return seconds by notebook, from the presets' own clocks; a step without a clock is not foretold."""
     first, second = chosen.pretraining.seconds, chosen.fine_tuning.seconds
+    first = first if chosen.start == "scratch" else None
     makes_sample = not data and not any(workspace.input.glob("**/train.csv"))
     return {
         "01_eda": 45 if makes_sample else 0,
@@ -349,6 +355,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_validate(commands)
     _add_predict(commands)
     _add_convert_checkpoint(commands)
+    _add_export_weights(commands)
     _add_score(commands)
     _add_kstrbench_predictions(commands)
     _add_settings(commands)
@@ -429,7 +436,7 @@ def _add_predict(commands: Any) -> None:
         "images", nargs="+", metavar="IMAGES", help="images, folders, or CSV files with a column img_path"
     )
     parser.add_argument("--csv", type=Path, required=True, metavar="OUT", help="where img_path,text,confidence go")
-    parser.add_argument("--run", default="", metavar="RUN", help="the run whose models read (default: newest finished)")
+    parser.add_argument("--run", default="", metavar="RUN", help="the run whose models read (default: shipped weights)")
     parser.add_argument("--n-best", type=Path, metavar="OUT", help="JSON lines with each image's likeliest strings")
     text = "strings to weigh (default 5; 1, the fastest, with a single model and no --n-best)"
     parser.add_argument("--n-best-count", type=_count, metavar="N", help=text)
@@ -446,6 +453,13 @@ def _add_convert_checkpoint(commands: Any) -> None:
     parser.add_argument("--short-side", type=_count, metavar="N", help=text)
     text = "their width, 0 if they keep their ratio (default: 0 for EasyOCR's networks, else 100)"
     parser.add_argument("--fixed-width", type=_width, metavar="N", help=text)
+
+
+def _add_export_weights(commands: Any) -> None:
+    example = "export-weights output/runs/quick-sample/fold0/best.safetensors --out mine.safetensors"
+    parser = _command(commands, export_weights, example)
+    parser.add_argument("file", type=Path, metavar="BEST.safetensors", help="the best weights of a stage or fold")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.safetensors", help="where the weights go")
 
 
 def _add_score(commands: Any) -> None:

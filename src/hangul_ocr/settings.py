@@ -175,7 +175,11 @@ class DecodingSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """A whole run: the network, the shared pretraining stage, the fine-tuning of each fold, the folds, the reading."""
+    """A whole run: the network, the shared pretraining stage, the fine-tuning of each fold, the folds, the reading.
+
+    With ``start`` = ``shipped`` the folds begin from the weights that come with the package, whose network ``model``
+    must be, and there is no pretraining; with ``scratch`` they begin from the run's own.
+    """
 
     preset: str = "quick"
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -185,10 +189,12 @@ class Settings:
     trained_folds: int = 3
     candidates: int = 5
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
+    start: str = "scratch"
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check_types(self)
+        _one_of("start", self.start, ("scratch", "shipped"))
         _at_least(self, 2, "folds")
         _at_least(self, 1, "trained_folds", "candidates")
         if self.trained_folds > self.folds:

@@ -32,11 +32,13 @@ from hangul_ocr.data.folds import ensure_folds
 from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manifest, write_lmdb
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
-from hangul_ocr.inference.decoding import LANGUAGE, make_fusion
+from hangul_ocr.inference.decoding import LANGUAGE, load_fusion, make_fusion
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
 from hangul_ocr.inference.submission import file_sha256, log_submission, write_submission
 from hangul_ocr.models.checkpoint import load_model, read_header, require_alphabet
+from hangul_ocr.models.language import Fusion
+from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.results import MEMBERS, OOF, RESCORED, TEST_CANDIDATES, TEST_PREDICTIONS, load_oof, oof_scores
 from hangul_ocr.settings import DecodingSettings, Settings, TrainingSettings
 from hangul_ocr.synthesis.competition import make_competition
@@ -53,6 +55,7 @@ from hangul_ocr.training.kfold import (
     train_fold,
 )
 from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult
+from hangul_ocr.weights import FOLDER, WEIGHTS, shipped_weights
 from hangul_ocr.workspace import Workspace, atomic_write_json, git_commit, is_main_process
 
 #: Beside a fold's weights: which weights it began from.
@@ -239,6 +242,17 @@ def choose_run(workspace: Workspace, name: str = "") -> Run:
     return runs[0]
 
 
+def choose_readers(workspace: Workspace, name: str = "") -> tuple[str, list[Recognizer], Fusion | None]:
+    """Return who reads crops of any origin: what to call them, the models, and what is weighed in.
+
+    These are the folds of the run ``name`` or, where none is named, the weights that ship.
+    """
+    if not name and (FOLDER / WEIGHTS).is_file():
+        return "the weights that ship", [load_model(shipped_weights())], None
+    run = choose_run(workspace, name)
+    return f"run {run.folder.name}", load_folds_models(run), load_fusion(run.settings.decoding, run.folder)
+
+
 def finished_stage(folder: Path, stage: TrainingSettings) -> StageResult | None:
     """Return the result of a stage that ran to its end, read from the disk; None if it has not."""
     if not ((folder / LAST).is_file() and (folder / BEST).is_file()):
@@ -260,13 +274,22 @@ def _progress(folder: Path) -> Progress:
 def pretrain_run(run: Run, prepared: Prepared, deadline: float | None = None) -> StageResult:
     """Pretrain the run's network on streamed synthetic crops; a sample competition's test words and font stay out.
 
-    Raises :class:`StoppedOnTime` if the ``deadline`` came before the end.
+    With the shipped weights there is nothing to do; the result is then that of their own training. Raises
+    :class:`StoppedOnTime` if the ``deadline`` came before the end.
     """
+    if run.settings.start == "shipped":
+        return _shipped_result(run)
     done = finished_stage(run.pretrained.parent, run.settings.pretraining)
     if done is not None:
         return done
     stream, validation = synthetic_sources(prepared.competition.folder, run.settings.seed)
     return _finished(pretrain(run, stream, validation, deadline), "pretraining")
+
+
+def _shipped_result(run: Run) -> StageResult:
+    facts = read_header(run.pretrained)["facts"]
+    progress = Progress(step=facts["step"], seconds=facts["seconds"], best_accuracy=facts["valid_accuracy"])
+    return StageResult(True, progress, run.pretrained)
 
 
 def _finished(result: StageResult, name: str) -> StageResult:
@@ -337,6 +360,8 @@ def _require_same_start(folder: Path, weights: Path) -> None:
 
 
 def _own_pretraining(run: Run) -> Path:
+    if run.settings.start == "shipped":
+        return run.pretrained
     if finished_stage(run.pretrained.parent, run.settings.pretraining) is None:
         raise HangulOcrError(
             f"{run.pretrained.parent}: pretraining is not finished; run notebook 04 or `hangul-ocr pretrain` first, "
@@ -354,8 +379,9 @@ def estimated_seconds(run: Run, folds: Sequence[int] | None = None) -> dict[str,
     settings = run.settings
     numbers = range(settings.trained_folds) if folds is None else folds
     left = [_seconds_left(run.fold_folder(k), settings.fine_tuning) for k in numbers]
+    pretrained = settings.start == "shipped"
     return {
-        "pretrain": _seconds_left(run.pretrained.parent, settings.pretraining),
+        "pretrain": 0.0 if pretrained else _seconds_left(run.pretrained.parent, settings.pretraining),
         "train": None if None in left else sum(left),
     }
 

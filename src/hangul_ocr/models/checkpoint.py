@@ -72,15 +72,21 @@ def read_header(path: Path) -> dict[str, Any]:
     return json.loads(metadata[HEADER])
 
 
-def save_model(path: Path, model: Recognizer, facts: dict[str, Any] | None = None) -> None:
-    """Save weights, settings and alphabet of ``model``; ``facts`` (step, accuracy ...) are kept in the header."""
+def save_model(path: Path, model: Recognizer, facts: dict[str, Any] | None = None, half: bool = False) -> None:
+    """Save weights, settings and alphabet of ``model``; ``facts`` (step, accuracy ...) are kept in the header.
+
+    In ``half`` precision the file is half as large, and loads into float32 all the same.
+    """
     header = {
         "format": FORMAT,
         "model": dataclasses.asdict(model.settings),
         "alphabet": model.alphabet.characters,
         "facts": facts or {},
     }
-    save_tensors(path, model.state_dict(), header)
+    tensors = model.state_dict()
+    if half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    save_tensors(path, tensors, header)
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Recognizer:

@@ -22,6 +22,7 @@ from hangul_ocr.models.checkpoint import initialise_from, load_model, require_al
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import Settings, TrainingSettings, load_settings
 from hangul_ocr.training.loop import LAST, Stage, StageResult
+from hangul_ocr.weights import CURVE, shipped_weights
 from hangul_ocr.workspace import (
     atomic_write_json,
     atomic_write_text,
@@ -43,7 +44,9 @@ class Run:
 
     @property
     def pretrained(self) -> Path:
-        """The best weights of the shared pretraining."""
+        """The weights that the folds begin from: those that ship, or the best of the run's own pretraining."""
+        if self.settings.start == "shipped":
+            return shipped_weights()
         return self.folder / "pretraining" / "best.safetensors"
 
     def fold_folder(self, fold: int) -> Path:
@@ -199,7 +202,12 @@ def load_folds_models(run: Run) -> list[Recognizer]:
 
 
 def learning_history(run: Run, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the ``metrics.csv`` of all stages in one table, with a column ``stage``."""
+    """Return the ``metrics.csv`` of all stages in one table, with a column ``stage``.
+
+    The stage ``pretraining`` of a run from the shipped weights is the curve that ships with them.
+    """
+    if names == ["pretraining"] and run.settings.start == "shipped":
+        return pd.read_csv(shipped_weights().with_name(CURVE)).assign(stage="pretraining")
     folders = (
         [run.folder / name for name in names] if names else sorted(p.parent for p in run.folder.glob("*/metrics.csv"))
     )

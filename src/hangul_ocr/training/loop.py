@@ -245,7 +245,8 @@ class Stage:
         write_table(pd.DataFrame(self.progress.history), self.folder / METRICS)
         if not texts or accuracy >= self.progress.best_accuracy:
             self.progress.best_accuracy = accuracy if texts else -1.0
-            save_model(self.folder / BEST, self.ema.module, {"step": self.progress.step, "valid_accuracy": accuracy})
+            facts = {name: row[name] for name in ("step", "crops", "seconds", "valid_accuracy")}
+            save_model(self.folder / BEST, self.ema.module, facts)
 
     def _bar(self) -> tqdm:
         hidden = not self.accelerator.is_main_process
