@@ -34,7 +34,7 @@ _ENCRYPTED, _NAMED_IN_UTF8 = 0x1, 0x800
 _FAILURES = (
     OSError,
     EOFError,
-    RuntimeError,  # NotImplementedError, of a compression that zipfile does not know, is one.
+    RuntimeError,  # also what a compression that zipfile does not know raises
     ValueError,
     struct.error,
     zipfile.BadZipFile,
