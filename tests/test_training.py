@@ -18,7 +18,14 @@ from hangul_ocr.data.batches import STEPS_PER_BLOCK, TrainingBlocks, fixed_group
 from hangul_ocr.data.crops import Crop, join_crops, rarity_weights
 from hangul_ocr.data.images import UnreadableImage
 from hangul_ocr.hangul import Alphabet, HangulOcrError
-from hangul_ocr.models.checkpoint import initialise_from, load_model, load_tensors, require_alphabet, save_model
+from hangul_ocr.models.checkpoint import (
+    initialise_from,
+    load_model,
+    load_tensors,
+    require_alphabet,
+    save_model,
+    save_tensors,
+)
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import ModelSettings, TrainingSettings
 from hangul_ocr.training.loop import LAST, Stage, one_cycle
@@ -392,3 +399,13 @@ def test_a_checkpoint_cut_short_is_not_taken_for_whole(tmp_path):
 
 if __name__ == "__main__":
     (_train_alone if "alone" in sys.argv else _train_in_two_processes)(Path(sys.argv[1]))
+
+
+def test_weights_with_settings_of_another_version_are_named(tmp_path):
+    model = Recognizer(MODEL, ALPHABET)
+    save_model(tmp_path / "w.safetensors", model)
+    tensors, header = load_tensors(tmp_path / "w.safetensors")
+    header["model"]["mirrors"] = 3
+    save_tensors(tmp_path / "w.safetensors", tensors, header)
+    with pytest.raises(HangulOcrError, match=r"w\.safetensors: made by another version .*mirrors"):
+        load_model(tmp_path / "w.safetensors")

@@ -44,7 +44,6 @@ class ModelSettings:
     along_stride: int = 8
     across_stride: int = 8
     stem_pool: bool = True
-    mixing_blocks: int = 1
     neck: str = "bilstm"
     hidden: int = 192
     decoder: str = "ctc"
@@ -62,7 +61,7 @@ class ModelSettings:
         _one_of("classifier", self.classifier, ("compositional", "dense"))
         _one_of("normalisation", self.normalisation, ("crop", "fixed"))
         _at_least(self, 1, "short_side", "along_stride", "across_stride", "hidden", "max_length")
-        _at_least(self, 0, "mixing_blocks", "fixed_width")
+        _at_least(self, 0, "fixed_width")
         if not 0 <= self.joint_share <= 1:
             _refuse("joint_share", self.joint_share, "from 0 to 1")
         if self.decoder == "lstm_attention" and self.classifier != "dense":
@@ -334,7 +333,7 @@ PRESETS: dict[str, Settings] = {
     # Two CPU cores and twenty minutes, without a GPU.
     "quick": Settings(
         preset="quick",
-        model=ModelSettings(backbone="resnet10t", backbone_args=THIN_RESNET),
+        model=ModelSettings(backbone="resnet10t", backbone_args=THIN_RESNET, stem_pool=False),
         pretraining=TrainingSettings(steps=4000, seconds=760, optimizer="muon", learning_rate=0.02, validate_every=200),
         fine_tuning=TrainingSettings(
             steps=400, seconds=60, learning_rate=1.5e-3, synthetic_share=0.5, ema_decay=0.99, validate_every=80

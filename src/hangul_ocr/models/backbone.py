@@ -16,7 +16,6 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models.convnext import ConvNeXtBlock
 from torch import Tensor, nn
 
 from hangul_ocr.hangul import HangulOcrError
@@ -56,7 +55,6 @@ class Backbone(nn.Module):
         along_stride: int = 8,
         across_stride: int = 32,
         stem_pool: bool = True,
-        mixing_blocks: int = 0,
         pretrained: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
@@ -67,15 +65,13 @@ class Backbone(nn.Module):
         self._strided = _limit_strides(name, self.network, channels, along_stride, across_stride)
         self.along_stride = along_stride
         self.width = _feature_width(name, self, channels, along_stride)
-        # Kernels of 7 x 7 bring a whole syllable's evidence to every cell before one axis is averaged away.
-        self.mixing = nn.Sequential(*(ConvNeXtBlock(self.width, mlp_ratio=2) for _ in range(mixing_blocks)))
         self.position_score = nn.Conv2d(self.width, 1, 1)
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Return (N, D, A, T): the long side last, whichever way the text runs. ``images`` is (N, C, H, W)."""
         down = images.shape[2] > images.shape[3]
         with self._direction(down):
-            features = self.mixing(self.network.forward_features(images))
+            features = self.network.forward_features(images)
         return features.transpose(2, 3) if down else features
 
     def forward(self, images: Tensor) -> Tensor:

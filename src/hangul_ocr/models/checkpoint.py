@@ -92,10 +92,16 @@ def save_model(path: Path, model: Recognizer, facts: dict[str, Any] | None = Non
 def load_model(path: Path, device: torch.device | str = "cpu") -> Recognizer:
     """Rebuild the recogniser of a file by :func:`save_model`, in evaluation mode."""
     tensors, header = _load_weights(path)
-    settings = dataclasses.replace(ModelSettings(**header["model"]), pretrained=False)
-    model = Recognizer(settings, Alphabet(header["alphabet"]))
+    model = Recognizer(_settings(path, header), Alphabet(header["alphabet"]))
     _load_strictly(model, tensors, path)
     return model.to(device).eval()
+
+
+def _settings(path: Path, header: dict[str, Any]) -> ModelSettings:
+    try:
+        return dataclasses.replace(ModelSettings(**header["model"]), pretrained=False)
+    except TypeError as error:  # a setting that this version does not have, or no longer has
+        raise HangulOcrError(f"{path}: made by another version ({error}); train again") from None
 
 
 def _load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

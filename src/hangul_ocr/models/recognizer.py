@@ -114,7 +114,6 @@ def _make_backbone(settings: ModelSettings) -> nn.Module:
         along_stride=settings.along_stride,
         across_stride=settings.across_stride,
         stem_pool=settings.stem_pool,
-        mixing_blocks=settings.mixing_blocks,
         pretrained=settings.pretrained,
         arguments=settings.backbone_args,
     )
