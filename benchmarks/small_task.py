@@ -13,7 +13,8 @@ from pathlib import Path
 
 import cv2
 
-from hangul_ocr.data.lmdb_store import LmdbReader, matches, write_lmdb
+from hangul_ocr.data.lmdb_store import LmdbReader, matches
+from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.sample import Sample
 from hangul_ocr.hangul import Alphabet
 from hangul_ocr.synthesis.fonts import FontFace, find_fonts

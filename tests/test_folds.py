@@ -22,7 +22,8 @@ from hangul_ocr.data.folds import (
     perceptual_hashes,
     save_folds,
 )
-from hangul_ocr.data.lmdb_store import LmdbReader, write_lmdb
+from hangul_ocr.data.lmdb_store import LmdbReader
+from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.hangul import HangulOcrError
 
 

@@ -17,8 +17,9 @@ import pytest
 from conftest import crop_png
 from joblib import Parallel, delayed
 
-from hangul_ocr.data import lmdb_store
-from hangul_ocr.data.lmdb_store import LmdbReader, matches, read_manifest, write_lmdb
+from hangul_ocr.data import lmdb_writer
+from hangul_ocr.data.lmdb_store import LmdbReader, matches, read_manifest
+from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.sample import LeftOut, Sample
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
@@ -103,8 +104,8 @@ def test_numpy_facts_and_reserved_names_survive(tmp_path: Path) -> None:
 
 
 def test_a_store_larger_than_the_first_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lmdb_store, "_FIRST_MAP", 1 << 16)
-    monkeypatch.setattr(lmdb_store, "_BATCH_BYTES", 1 << 14)
+    monkeypatch.setattr(lmdb_writer, "_FIRST_MAP", 1 << 16)
+    monkeypatch.setattr(lmdb_writer, "_BATCH_BYTES", 1 << 14)
     many = [Sample(str(i), crop_png(i, 200, 60), "가", "x") for i in range(60)]
     write_lmdb(tmp_path / "s", many, alphabet=None, settings={})
     with LmdbReader(tmp_path / "s") as reader:
@@ -313,7 +314,7 @@ FILL = """
 import resource, signal, sys
 from pathlib import Path
 from conftest import crop_png
-from hangul_ocr.data.lmdb_store import write_lmdb
+from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.sample import Sample
 from hangul_ocr.hangul import HangulOcrError
 
@@ -331,7 +332,7 @@ except HangulOcrError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
 def test_a_full_disk_costs_nothing_that_was_there(store: Path) -> None:
-    paths = [str(Path(__file__).parent), str(Path(lmdb_store.__file__).parents[2])]
+    paths = [str(Path(__file__).parent), str(Path(lmdb_writer.__file__).parents[2])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
         [sys.executable, "-c", FILL, str(store)], capture_output=True, encoding="utf-8", env=environment, check=False

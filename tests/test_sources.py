@@ -15,7 +15,8 @@ from conftest import crop_png
 from data_sets import outdoor_json, photograph, reasons, taken, write, write_zip
 
 from hangul_ocr import cli
-from hangul_ocr.data.lmdb_store import LmdbReader, write_lmdb
+from hangul_ocr.data.lmdb_store import LmdbReader
+from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.planning import ImportSettings
 from hangul_ocr.data.sample import LeftOut, Sample
 from hangul_ocr.data.sources import SOURCES, import_samples, plan

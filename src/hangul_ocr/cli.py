@@ -86,15 +86,26 @@ def import_(options: argparse.Namespace) -> None:
     """Write a data set into an LMDB: photographs are cut into words; what cannot be used is counted by reason."""
     import dataclasses
 
-    from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, write_lmdb
+    from hangul_ocr.data.building import build_lmdb
+    from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE
     from hangul_ocr.data.planning import ImportSettings
-    from hangul_ocr.data.sources import import_samples
+    from hangul_ocr.data.sources import plan
+    from hangul_ocr.data.workers import Workers
 
     scripts = tuple(script.strip() for script in options.scripts.split(","))
     chosen = ImportSettings(options.margin, options.short_side, options.quality, scripts)
     record = {"source": options.source, "paths": options.paths, "import": dataclasses.asdict(chosen)}
-    items = import_samples(options.source, options.paths, chosen)
-    manifest = write_lmdb(options.out, items, alphabet=None, settings=record)
+    for path in map(Path, options.paths):
+        if options.out.resolve().is_relative_to(path.expanduser().resolve()):
+            raise HangulOcrError(f"{options.out}: lies in {path}, which is to be read; name a folder elsewhere")
+    manifest = build_lmdb(
+        options.out,
+        lambda: plan(options.source, options.paths, chosen),
+        chosen,
+        settings=record,
+        workers=Workers(options.workers, options.backend),
+        shards=options.shards,
+    )
     counts = {"read": manifest.read, "kept": manifest.kept, "left out": manifest.read - manifest.kept}
     rows = [*counts.items(), *((f"  {name}", count) for name, count in sorted(manifest.left_out.items()))]
     width = max(len(name) for name, _ in rows)
@@ -404,6 +415,15 @@ def _add_import(commands: Any) -> None:
     parser.add_argument("--quality", type=_count, default=95, metavar="Q", help="JPEG quality of crops (default 95)")
     text = "scripts to keep of mlt, separated by commas (default %(default)s)"
     parser.add_argument("--scripts", default="Korean", metavar="LIST", help=text)
+    text = "LMDBs to deal the crops among, read as one (default %(default)s)"
+    parser.add_argument("--shards", type=_count, default=1, metavar="N", help=text)
+    _add_workers(parser)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=_count, metavar="N", help="processes that decode (default: one a core)")
+    text = "joblib's backend: loky (default), threading, or the clusters dask and ray"
+    parser.add_argument("--backend", default="loky", metavar="NAME", help=text)
 
 
 def _add_steps(commands: Any) -> None:

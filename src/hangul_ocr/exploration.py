@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.dacon import Competition, ImageFiles
 from hangul_ocr.data.images import UnreadableImage, decode_trusted, image_size
-from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, matches, write_lmdb
+from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, matches
+from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.sample import Sample
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.evaluation.metrics import exact_matches

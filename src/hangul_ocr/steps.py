@@ -29,7 +29,8 @@ from hangul_ocr.data.dacon import (
     train_samples,
 )
 from hangul_ocr.data.folds import ensure_folds
-from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manifest, write_lmdb
+from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manifest
+from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.decoding import LANGUAGE, load_fusion, make_fusion

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hangul_ocr.data.archives import StoredFile, names_of, scan
 from hangul_ocr.data.dacon import find_competition, read_competition, train_samples
 from hangul_ocr.data.images import UnreadableImage, check_image
-from hangul_ocr.data.lmdb_store import LmdbReader
+from hangul_ocr.data.lmdb_store import DATA_FILE, LmdbReader, is_store
 from hangul_ocr.data.planning import ImportSettings, Planned
 from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
 from hangul_ocr.hangul import HangulOcrError
-
-_LMDB_FILE = "data.mdb"
 
 
 def plan_dacon(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
@@ -31,16 +30,23 @@ def plan_lmdb(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plann
     files have no names but their numbers: the LMDB's is put before. Raises ``HangulOcrError`` if there is none.
     """
     found = scan(paths)
-    stores = [file for file in found.files if Path(file.name).name == _LMDB_FILE and not file.member]
+    stores = [file for file in found.files if Path(file.name).name == DATA_FILE and not file.member]
     if not stores:
-        raise found.unknown_layout(f"LMDBs: folders that hold a {_LMDB_FILE}")
-    for store in stores:
-        yield from _stored(store)
+        raise found.unknown_layout(f"LMDBs: folders that hold a {DATA_FILE}")
+    for name, place in dict.fromkeys(map(_whole, stores)):
+        yield from _stored(name, place)
 
 
-def _stored(store: StoredFile) -> Iterator[Sample | LeftOut]:
-    name = store.name.removesuffix(f"/{_LMDB_FILE}")
-    with LmdbReader(Path(store.place).parent) as reader:
+def _whole(store: StoredFile) -> tuple[str, Path]:
+    """Return name and folder of the store that an LMDB is, or is a shard of."""
+    name, place = posixpath.dirname(store.name), Path(store.place).parent
+    if "/" in name and place.name.startswith("shard-") and is_store(place.parent):
+        return posixpath.dirname(name), place.parent
+    return name, place
+
+
+def _stored(name: str, place: Path) -> Iterator[Sample | LeftOut]:
+    with LmdbReader(place) as reader:
         for index in range(len(reader)):
             key = f"{name}/{index + 1:09d}"
             try:

@@ -1,0 +1,427 @@
+"""Writes the stores that :mod:`lmdb_store` reads: one process writes, in the order of the data set, whoever decodes.
+
+Every commit holds whole steps of the work and how far it is, so a process that is killed at any moment leaves a store
+that the next one goes on with. A store under construction lies aside and is renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from hangul_ocr.data.images import UnreadableImage, image_size
+from hangul_ocr.data.lmdb_store import (
+    DATA_FILE,
+    FORMAT_VERSION,
+    LEFT_OUT_FILE,
+    MANIFEST_FILE,
+    RESERVED,
+    Manifest,
+    is_store,
+    read_manifest,
+    read_manifest_file,
+    shard_folders,
+)
+from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.tables import FULL_DISK
+from hangul_ocr.hangul import Alphabet, HangulOcrError, normalise
+from hangul_ocr.workspace import atomic_write_text
+
+UNFINISHED = "unfinished"
+_FIRST_MAP = 1 << 24
+# A map that doubles for ever would cost half a disk on Windows, where the file has the map's size.
+_LARGEST_GROWTH = 1 << 30
+_BATCH_BYTES = 1 << 23
+_PROGRESS, _LOCK = "progress.json", "lock"
+
+
+class Record(NamedTuple):
+    """A sample as it is stored: ``label`` in UTF-8, ``meta`` as JSON."""
+
+    key: str
+    label: bytes
+    image: bytes
+    meta: bytes
+
+
+class Outdated(Exception):
+    """An unfinished store that does not fit what is to be written; the message is the reason."""
+
+
+@dataclass
+class Progress:
+    """How far a store is: steps of the work done and a hash of what they were, and what came of them."""
+
+    settings: str
+    steps: int = 0
+    plan: str = ""
+    read: int = 0
+    kept: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    left_out_bytes: int = 0
+
+    def to_json(self) -> str:
+        """Return the progress as JSON."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    def step(self, planned: str) -> None:
+        """Count one more step, described by ``planned``."""
+        self.steps += 1
+        self.plan = hashlib.sha256(f"{self.plan}{planned}".encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def write_lmdb(
+    path: Path,
+    items: Iterable[Sample | LeftOut],
+    *,
+    alphabet: Alphabet | None,
+    settings: dict[str, Any],
+    total: int | None = None,
+    shards: int = 1,
+) -> Manifest:
+    """Write ``items`` as the LMDB folder ``path``, or as several in it, and return the manifest.
+
+    A sample is left out, and named in ``left_out.csv``, if its text holds a character outside ``alphabet`` (where one
+    is given), if its key came before, or if its image has no readable header. All is written aside and renamed when
+    complete, so a former store stays until then. Raises ``HangulOcrError`` if the disk is full, if nothing is kept, or
+    if ``path`` holds something else.
+    """
+    refuse_foreign(path)
+    aside = place_aside(path)
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with explained(path), opened_store(aside, shards, settings) as store:
+            for item in tqdm(items, desc=f"write {path.name}", total=total, unit="crop"):
+                store.take(as_record(item, alphabet))
+                store.step_done("")
+            manifest = store.finish(path)
+        with explained(path):
+            put_in_place(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return manifest
+
+
+def as_record(item: Sample | LeftOut, alphabet: Alphabet | None = None) -> Record | LeftOut:
+    """Return ``item`` as it is stored, its size among its facts and its text in NFC, or why it cannot be."""
+    if isinstance(item, LeftOut):
+        return item
+    text = normalise(item.text)
+    outside = alphabet.missing(text) if alphabet is not None else set()
+    if outside:
+        return LeftOut(item.key, "character outside the alphabet", f"{''.join(sorted(outside))} in {text}")
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+        return LeftOut(item.key, "label is no valid Unicode", ascii(text))
+    try:
+        width, height = image_size(item.image)
+    except UnreadableImage as error:
+        return LeftOut(item.key, "unreadable image", str(error))
+    facts = {f"fact_{name}" if name in RESERVED else name: value for name, value in item.facts.items()}
+    meta = {**facts, "width": width, "height": height, "key": item.key, "source": item.source, "group": item.group}
+    return Record(item.key, text.encode("utf-8"), item.image, json.dumps(meta, default=_plain).encode("ascii"))
+
+
+class ContentHash:
+    """SHA-256 over key, label and image of samples in order."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, key: str, label: bytes, image: bytes) -> None:
+        """Add a sample."""
+        for part in (key.encode("utf-8", "backslashreplace"), label, image):
+            self._digest.update(len(part).to_bytes(8, "little"))
+            self._digest.update(part)
+
+    def value(self) -> str:
+        """Return the hash of what was added so far."""
+        return self._digest.hexdigest()
+
+
+class StoreWriter:
+    """A store under construction in a folder of its own; :func:`opened_store` makes one.
+
+    ``progress`` says how far it is, pending records included; ``is_committed`` whether any of it is on the disk.
+    """
+
+    def __init__(self, folder: Path, settings: str, environments: list[lmdb.Environment]) -> None:
+        self.folder, self.progress = folder, Progress(settings)
+        self._environments = environments
+        self._hash, self._keys = ContentHash(), set[str]()
+        self._first_left_out: LeftOut | None = None
+        self.is_committed = False
+        self._forget_pending()
+
+    def take(self, item: Record | LeftOut) -> None:
+        """Add one record, or count and name why it is left out; a key that came before is left out."""
+        self.progress.read += 1
+        if isinstance(item, Record) and item.key in self._keys:
+            item = LeftOut(item.key, "duplicate key")
+        if isinstance(item, LeftOut):
+            self._leave_out(item)
+        else:
+            self._put(item)
+
+    def step_done(self, planned: str) -> None:
+        """Say that all of one step of the work, described by ``planned``, was taken; a kill later costs none of it."""
+        self.progress.step(planned)
+        if self._pending_bytes >= _BATCH_BYTES:
+            self.commit()
+
+    def commit(self) -> None:
+        """Write what is pending, and last of all how far that is."""
+        for shard, environment in enumerate(self._environments):
+            # A count at every commit makes an unfinished store one that can be looked into.
+            _commit(environment, [*self._puts[shard], (b"num-samples", b"%d" % self._count(shard))])
+        self._append_left_out()
+        atomic_write_text(self.folder / _PROGRESS, self.progress.to_json())
+        self._forget_pending()
+        self.is_committed = True
+
+    def resume(self) -> None:
+        """Go on with what lies in the folder, if anything does. Raises ``Outdated`` if it is no part of this work."""
+        if (self.folder / _PROGRESS).exists():
+            self._resume(Progress(**json.loads((self.folder / _PROGRESS).read_text("utf-8"))))
+        for shard, environment in enumerate(self._environments):
+            _cut_off(environment, self._count(shard))
+
+    def finish(self, name: Path) -> Manifest:
+        """Commit the rest and the manifest. Raises ``HangulOcrError``, which calls the store ``name``, for no crops."""
+        progress, shards = self.progress, len(self._environments)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        facts = (progress.read, progress.kept, progress.left_out, json.loads(progress.settings)["settings"])
+        manifest = Manifest(*facts, self._hash.value(), created, shards=shards)
+        if not progress.kept:
+            raise _nothing_kept(name, manifest, self._first_left_out)
+        self.commit()
+        if shards > 1:
+            atomic_write_text(self.folder / MANIFEST_FILE, manifest.to_json() + "\n")
+        else:
+            _commit(self._environments[0], [(b"manifest", manifest.to_json().encode())])
+        return manifest
+
+    def _count(self, shard: int) -> int:
+        return len(range(shard, self.progress.kept, len(self._environments)))
+
+    def _resume(self, progress: Progress) -> None:
+        if progress.settings != self.progress.settings:
+            raise Outdated("it was begun with other settings")
+        if progress.left_out_bytes and not (self.folder / LEFT_OUT_FILE).exists():
+            raise Outdated(f"its {LEFT_OUT_FILE} is gone")
+        for index in tqdm(range(progress.kept), desc="go on: read what is written", unit="crop"):
+            self._remember(index)
+        self.progress, self.is_committed = progress, True
+
+    def _put(self, record: Record) -> None:
+        number, shard = divmod(self.progress.kept, len(self._environments))
+        self.progress.kept += 1
+        self._keys.add(record.key)
+        self._hash.add(record.key, record.label, record.image)
+        for kind, value in ((b"image", record.image), (b"label", record.label), (b"meta", record.meta)):
+            self._puts[shard].append((b"%s-%09d" % (kind, number + 1), value))
+            self._pending_bytes += len(value)
+
+    def _leave_out(self, record: LeftOut) -> None:
+        counts = self.progress.left_out
+        counts[record.reason] = counts.get(record.reason, 0) + 1
+        self._first_left_out = self._first_left_out or record
+        # A bare carriage return, which csv does not quote, would end the line for those who read it.
+        self._lines.writerow([part.replace("\r", "\\r") for part in (record.key, record.reason, record.detail)])
+        self._pending_bytes += len(record.key) + len(record.reason) + len(record.detail)
+
+    def _append_left_out(self) -> None:
+        """Append to left_out.csv from where the last commit left it, whatever a killed process wrote behind that."""
+        header = "" if self.progress.left_out_bytes else "key,reason,detail\n"
+        if not (header or self._text.tell()):
+            return
+        # A lone surrogate (a damaged label among those left out) must not cost the whole table.
+        data = (header + self._text.getvalue()).encode("utf-8", "backslashreplace")
+        with open(self.folder / LEFT_OUT_FILE, "r+b" if self.progress.left_out_bytes else "wb") as file:
+            file.truncate(self.progress.left_out_bytes)
+            file.seek(0, os.SEEK_END)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self.progress.left_out_bytes += len(data)
+
+    def _forget_pending(self) -> None:
+        self._puts: list[list[tuple[bytes, bytes]]] = [[] for _ in self._environments]
+        self._text = io.StringIO(newline="")
+        self._lines = csv.writer(self._text, lineterminator="\n")
+        self._pending_bytes = 0
+
+    def _remember(self, index: int) -> None:
+        """Read a record that was written before: its key and its part of the hash."""
+        number, shard = divmod(index, len(self._environments))
+        with self._environments[shard].begin() as transaction:
+            image, label, meta = (transaction.get(b"%s-%09d" % (k, number + 1)) for k in (b"image", b"label", b"meta"))
+        if image is None or label is None or meta is None:
+            raise Outdated("it is damaged")
+        key = json.loads(meta)["key"]
+        self._keys.add(key)
+        self._hash.add(key, label, image)
+
+
+@contextmanager
+def opened_store(folder: Path, shards: int, settings: dict[str, Any]) -> Iterator[StoreWriter]:
+    """Open the store under construction in ``folder``, with all that was committed before, or begin one.
+
+    ``settings`` are the manifest's. Raises ``Outdated`` if another store was begun there, ``HangulOcrError`` if another
+    process writes there.
+    """
+    described = json.dumps({"settings": settings, "shards": shards, "version": FORMAT_VERSION}, sort_keys=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder), ExitStack() as stack:
+        parts = shard_folders(folder, shards)
+        store = StoreWriter(folder, described, [stack.enter_context(_opened(part)) for part in parts])
+        store.resume()
+        yield store
+
+
+def completed(aside: Path, shards: int, settings: dict[str, Any]) -> Manifest | None:
+    """Return the manifest of a store that is complete in ``aside`` but not yet in its place; None if there is none."""
+    try:
+        if shards > 1:
+            manifest = read_manifest_file(aside) if (aside / MANIFEST_FILE).is_file() else None
+        else:
+            manifest = read_manifest(aside)
+    except HangulOcrError:
+        return None
+    fits = manifest is not None and (manifest.shards, manifest.version) == (shards, FORMAT_VERSION)
+    return manifest if fits and manifest.settings == json.loads(json.dumps(settings)) else None
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise ``HangulOcrError`` if ``path`` holds what is no store: a mistyped path must not cost anybody a folder."""
+    half_moved = (path / UNFINISHED / MANIFEST_FILE).is_file()
+    if not path.exists() or is_store(path) or half_moved:
+        return
+    if not path.is_dir() or {entry.name for entry in path.iterdir()} - {UNFINISHED, "lost+found"}:
+        raise HangulOcrError(f"{path}: exists and is no LMDB folder; name another path or remove it")
+
+
+def place_aside(path: Path) -> Path:
+    """Return where the store ``path`` is built: beside it, or in it if it cannot be renamed, being a mounted folder."""
+    fixed = path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
+    return path / UNFINISHED if fixed else path.with_name(path.name + ".tmp")
+
+
+def put_in_place(aside: Path, path: Path) -> None:
+    """Make the complete store in ``aside`` the one at ``path``; a kill leaves what a second call goes on with."""
+    for name in (_PROGRESS, _LOCK):
+        (aside / name).unlink(missing_ok=True)
+    if aside.parent == path:
+        _move_up(aside, path)
+        return
+    former = path.with_name(path.name + ".former")
+    shutil.rmtree(former, ignore_errors=True)
+    if path.exists():
+        os.replace(path, former)
+    os.replace(aside, path)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _move_up(aside: Path, path: Path) -> None:
+    """Move a complete store's files into the folder above; what makes it one, data.mdb or the manifest, comes last."""
+    mark, parts = DATA_FILE, []
+    if (aside / MANIFEST_FILE).is_file():
+        mark, parts = MANIFEST_FILE, [part.name for part in shard_folders(aside, read_manifest_file(aside).shards)]
+        (path / DATA_FILE).unlink(missing_ok=True)
+    (path / MANIFEST_FILE).unlink(missing_ok=True)
+    shutil.copyfile(aside / LEFT_OUT_FILE, path / LEFT_OUT_FILE)
+    for former in path.glob("shard-*"):
+        if former.name not in parts or (aside / former.name).exists():
+            shutil.rmtree(former)
+    for part in parts:
+        if (aside / part).exists():
+            os.replace(aside / part, path / part)
+    os.replace(aside / mark, path / mark)
+    shutil.rmtree(aside)
+
+
+@contextmanager
+def explained(path: Path, advice: str = "run this step again") -> Iterator[None]:
+    """Turn a failed write of the store ``path`` into a ``HangulOcrError`` of one line that ends with ``advice``."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise _explained(path, error, advice) from error
+    except OSError as error:
+        if not str(error.filename or path).startswith(str(path)):
+            raise  # The importer's own trouble with another file.
+        raise _explained(path, error, advice) from error
+
+
+def _explained(path: Path, error: OSError | lmdb.Error, advice: str) -> HangulOcrError:
+    """LMDB reports a page that could not be written as an input/output error."""
+    text = str(error)
+    full = isinstance(error, OSError) and error.errno in FULL_DISK
+    signs = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
+    if full or (isinstance(error, lmdb.Error) and any(os.strerror(sign) in text for sign in signs)):
+        return HangulOcrError(f"{path}: the disk is full or failing ({text}); make room and {advice}")
+    return HangulOcrError(f"{path}: cannot be written ({text}); check the folder and {advice}")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing into ``folder``, as far as its disk knows of locks."""
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise HangulOcrError(f"{folder}: another process is writing there; wait for it or end it") from None
+
+
+def _opened(folder: Path) -> lmdb.Environment:
+    folder.mkdir(exist_ok=True)
+    # The folder has a lock of its own, and LMDB's would be left for read-only disks to trip over.
+    return lmdb.open(str(folder), map_size=_FIRST_MAP, lock=False, meminit=False)
+
+
+def _commit(environment: lmdb.Environment, puts: list[tuple[bytes, bytes]]) -> None:
+    """Write ``puts`` in one transaction; LMDB wants the map's size beforehand, so let it grow until they fit."""
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                for key, value in puts:
+                    transaction.put(key, value)
+            return
+        except lmdb.MapFullError:
+            size = environment.info()["map_size"]
+            environment.set_mapsize(size + min(size, _LARGEST_GROWTH))
+
+
+def _cut_off(environment: lmdb.Environment, count: int) -> None:
+    """Remove the records beyond the first ``count``, of a commit that did not come to its end."""
+    with environment.begin(write=True) as transaction:
+        number = count + 1
+        while any([transaction.delete(b"%s-%09d" % (kind, number)) for kind in (b"image", b"label", b"meta")]):
+            number += 1
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy array or scalar among the facts as JSON can write it."""
+    return value.tolist()
+
+
+def _nothing_kept(path: Path, manifest: Manifest, first: LeftOut | None) -> HangulOcrError:
+    example = f"; the first: {first.key}: {first.reason} {first.detail}".rstrip() if first else ""
+    return HangulOcrError(
+        f"{path}: no sample could be stored ({manifest.summary()}{example}); check the data set's folder"
+    )

@@ -1,0 +1,486 @@
+"""Building stores: many workers, shards, kills at any moment, full disks, mounted folders."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import lmdb
+import pytest
+from conftest import crop_png
+from data_sets import outdoor_json, photograph, write
+
+from hangul_ocr import cli
+from hangul_ocr.data import building, lmdb_writer, workers
+from hangul_ocr.data.building import build_lmdb
+from hangul_ocr.data.lmdb_store import LmdbReader, matches, read_manifest
+from hangul_ocr.data.lmdb_writer import write_lmdb
+from hangul_ocr.data.planning import ImportSettings, Planned, do
+from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.tables import read_table
+from hangul_ocr.data.workers import Workers
+from hangul_ocr.hangul import HangulOcrError
+
+SETTINGS = ImportSettings()
+THREADS = Workers(2, "threading")
+IMAGES = [crop_png(seed, 40, 20) for seed in range(8)]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and signals")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Work that comes to three crops, one of them a duplicate or left out now and then; it says that it was done."""
+
+    number: int
+    log: str = ""
+    pause: float = 0.0
+
+    def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
+        if self.log:
+            with open(self.log, "a") as log:
+                log.write(f"{self.number}\n")
+        time.sleep(self.pause)
+        for part in range(3):
+            key = f"{self.number // 2 if self.number % 7 == 6 else self.number}#{part}"
+            if self.number % 5 == 1 and part == 1:
+                yield LeftOut(key, "box too small", 'a, "detail"\rwith 글')
+            else:
+                yield Sample(key, IMAGES[(self.number + part) % 8], f"글{part}", "x", f"photo {self.number}")
+
+
+def pieces(count: int, log: Path | str = "", pause: float = 0.0) -> Callable[[], Iterator[Planned]]:
+    def plan() -> Iterator[Planned]:
+        for number in range(count):
+            if number % 11 == 3:
+                yield LeftOut(f"image {number}", "missing image")
+            yield Piece(number, str(log), pause)
+
+    return plan
+
+
+def content(path: Path) -> tuple:
+    """Return all that a store holds but when it was made and of how many shards."""
+    with LmdbReader(path) as reader:
+        manifest = reader.manifest
+        records = [
+            (sample.key, sample.text, sample.image, sample.group)
+            for sample in map(reader.__getitem__, range(len(reader)))
+        ]
+        counts = (manifest.read, manifest.kept, manifest.left_out, manifest.content_hash)
+        return counts, records, reader.metas(), (path / "left_out.csv").read_bytes()
+
+
+def serial(path: Path, count: int) -> tuple:
+    write_lmdb(path, (item for piece in pieces(count)() for item in do(piece, SETTINGS)), alphabet=None, settings={})
+    return content(path)
+
+
+# --- whoever does the work
+
+
+@pytest.mark.parametrize("team", [Workers(1), THREADS], ids=str)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_store_is_the_same_whoever_made_it(tmp_path: Path, team: Workers, shards: int) -> None:
+    manifest = build_lmdb(tmp_path / "s", pieces(100), SETTINGS, settings={"a": 1}, workers=team, shards=shards)
+    expected = serial(tmp_path / "serial", 100)
+    assert content(tmp_path / "s") == expected
+    assert expected[0][2] == {"box too small": 20, "missing image": 9, "duplicate key": 18}
+    assert (manifest.shards, manifest.settings) == (shards, {"a": 1})
+    assert matches(tmp_path / "s", {"a": 1})
+    assert len(read_table(tmp_path / "s" / "left_out.csv")) == sum(manifest.left_out.values())
+
+
+def test_processes_do_the_work_in_order(tmp_path: Path, capsys) -> None:
+    for number in range(80):
+        boxes = [([10 + 30 * n, 20, 25, 40], f"글{n}") for n in range(number % 4)] + [([1, 2, 3, 4], "xxx")]
+        write(tmp_path / "set" / f"{number:02d}.json", outdoor_json(f"{number:02d}", boxes))
+        write(tmp_path / "set" / f"{number:02d}.jpg", photograph())
+    for name, options in {"one": ["--workers", "1"], "two": ["--workers", "2", "--shards", "2"]}.items():
+        arguments = ["import", "aihub-outdoor", str(tmp_path / "set"), "--out", str(tmp_path / name), *options]
+        assert cli.main(arguments) == 0
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert len(LmdbReader(tmp_path / "two")) == 120
+
+
+def test_the_same_call_runs_on_a_dask_cluster(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster):
+        build_lmdb(tmp_path / "s", pieces(100), SETTINGS, settings={}, workers=Workers(2, "dask"))
+    assert content(tmp_path / "s") == serial(tmp_path / "serial", 100)
+
+
+def test_finished_samples_need_no_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workers, "call", lambda *_: pytest.fail("work was handed out"))
+    items = [Sample(str(n), IMAGES[n % 8], "가", "x") for n in range(700)]
+    assert build_lmdb(tmp_path / "s", lambda: iter(items), SETTINGS, settings={}).kept == 700
+
+
+def test_no_more_than_two_stretches_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_CALLS", 2)
+    done = 0
+
+    def plan() -> Iterator[Planned]:
+        for number in range(600):
+            assert number <= done + 2 * 2 * workers._CALL * 2
+            yield Piece(number)
+
+    for _ in THREADS.results(plan(), SETTINGS):
+        done += 1
+    assert done == 600
+
+
+def test_an_unknown_backend_and_one_that_is_not_installed(tmp_path: Path) -> None:
+    for backend, message in (("spark", "choose one of dask, ray, loky"), ("ray", "needs a package")):
+        if backend == "spark" or not shutil.which("ray"):
+            with pytest.raises(HangulOcrError, match=message):
+                build_lmdb(tmp_path / "s", pieces(2), SETTINGS, settings={}, workers=Workers(2, backend))
+    assert list(tmp_path.iterdir()) == []
+
+
+@dataclass(frozen=True)
+class Fatal:
+    def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
+        os._exit(9)
+        yield
+
+
+def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(HangulOcrError, match=r"a worker died.*fewer --workers"):
+        build_lmdb(tmp_path / "s", lambda: iter([Fatal()] * 40), SETTINGS, settings={}, workers=Workers(2))
+
+
+# --- shards
+
+
+def test_each_shard_is_an_lmdb_that_clovaai_reads(tmp_path: Path) -> None:
+    build_lmdb(tmp_path / "s", pieces(20), SETTINGS, settings={}, workers=Workers(1), shards=3)
+    whole = LmdbReader(tmp_path / "s")
+    images, texts = [whole[number].image for number in range(3)], whole.texts()
+    whole.close()
+    counts = []
+    for number in range(3):
+        folder = tmp_path / "s" / f"shard-00{number}-of-003"
+        with lmdb.open(str(folder), readonly=True, lock=False) as environment, environment.begin() as transaction:
+            counts.append(int(transaction.get(b"num-samples")))
+            assert transaction.get(b"image-000000001") == images[number]
+            assert transaction.get(b"label-000000002").decode() == texts[3 + number]
+            assert transaction.stat()["entries"] == 3 * counts[-1] + 1
+    assert sum(counts) == len(whole)
+    assert LmdbReader(tmp_path / "s" / "shard-001-of-003").keys() == whole.keys()[1::3]
+
+
+def test_a_shard_that_is_gone_or_another_is_named(tmp_path: Path) -> None:
+    for name, count in (("a", 20), ("b", 30)):
+        build_lmdb(tmp_path / name, pieces(count), SETTINGS, settings={}, workers=Workers(1), shards=2)
+    shutil.rmtree(tmp_path / "a" / "shard-001-of-002")
+    with pytest.raises(HangulOcrError, match="shard-001-of-002: no LMDB there"):
+        LmdbReader(tmp_path / "a")
+    shutil.copytree(tmp_path / "b" / "shard-001-of-002", tmp_path / "a" / "shard-001-of-002")
+    with pytest.raises(HangulOcrError, match="do not belong together"):
+        LmdbReader(tmp_path / "a")
+
+
+def test_a_store_of_shards_is_imported_as_one(tmp_path: Path) -> None:
+    build_lmdb(tmp_path / "in" / "s", pieces(20), SETTINGS, settings={}, workers=Workers(1), shards=3)
+    for path, name in ((tmp_path / "in", "one"), (tmp_path / "in" / "s", "two")):
+        assert cli.main(["import", "lmdb", str(path), "--out", str(tmp_path / name)]) == 0
+        assert LmdbReader(tmp_path / name).keys() == LmdbReader(tmp_path / "in" / "s").keys()
+
+
+@pytest.mark.parametrize("shards", [(1, 3), (3, 1), (3, 2)])
+def test_a_store_replaces_one_of_other_shards(tmp_path: Path, shards: tuple[int, int]) -> None:
+    for number in shards:
+        build_lmdb(tmp_path / "s", pieces(10), SETTINGS, settings={}, workers=Workers(1), shards=number)
+        assert read_manifest(tmp_path / "s").shards == number
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    assert len(list((tmp_path / "s").glob("shard-*"))) == (0 if shards[1] == 1 else shards[1])
+
+
+# --- kills and other ends
+
+
+def _build_in_child(path: Path, plan: Callable[[], Iterator[Planned]], shards: int) -> multiprocessing.Process:
+    """Begin a build that commits often in a process of its own, which costs no imports."""
+
+    def build() -> None:
+        lmdb_writer._BATCH_BYTES = 1 << 14
+        workers._CALL = workers._CALLS = 4
+        build_lmdb(path, plan, SETTINGS, settings={}, workers=THREADS, shards=shards)
+
+    child = multiprocessing.get_context("fork").Process(target=build)
+    child.start()
+    return child
+
+
+def _pieces_committed(aside: Path, plan: Callable[[], Iterator[Planned]]) -> int:
+    progress = aside / "progress.json"
+    steps = json.loads(progress.read_text())["steps"] if progress.exists() else 0
+    return sum(isinstance(planned, Piece) for planned in islice(plan(), steps))
+
+
+@linux
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("shards", [1, 3])
+def test_killed_at_twenty_random_moments_it_ends_as_if_undisturbed(tmp_path: Path, shards: int) -> None:
+    rng, committed = random.Random(shards), [0]
+    plan = pieces(1200, tmp_path / "log", pause=0.001)
+    for _ in range(20):
+        child = _build_in_child(tmp_path / "s", plan, shards)
+        child.join(rng.uniform(0.005, 0.1))
+        assert child.is_alive(), "too quick to be killed"
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        committed.append(_pieces_committed(tmp_path / "s.tmp", plan))
+        done = {int(line) for line in (tmp_path / "log").read_text().splitlines()} if committed[-1] else set()
+        assert not done & set(range(committed[-2])), "what was committed was done again"
+        (tmp_path / "log").write_text("")
+    child = _build_in_child(tmp_path / "s", plan, shards)
+    child.join()
+    assert child.exitcode == 0
+    assert committed == sorted(committed)
+    assert len(set(committed)) > 5, "most kills came before the first commit"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "s"]
+    assert content(tmp_path / "s") == serial(tmp_path / "serial", 1200)
+
+
+@linux
+@pytest.mark.parametrize("moment", range(6))
+def test_killed_within_a_commit(tmp_path: Path, moment: int) -> None:
+    """Each commit writes two shards, left_out.csv and progress.json: kill between and within them."""
+
+    def build() -> None:
+        lmdb_writer._BATCH_BYTES = 1 << 13
+        left = 12 + moment
+
+        def counted(function: Callable) -> Callable:
+            def call(*arguments: object) -> None:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                function(*arguments)
+
+            return call
+
+        for name in ("_commit", "atomic_write_text"):
+            setattr(lmdb_writer, name, counted(getattr(lmdb_writer, name)))
+        lmdb_writer.StoreWriter._append_left_out = counted(lmdb_writer.StoreWriter._append_left_out)
+        build_lmdb(tmp_path / "s", pieces(60), SETTINGS, settings={}, workers=Workers(1), shards=2)
+
+    child = multiprocessing.get_context("fork").Process(target=build)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert _pieces_committed(tmp_path / "s.tmp", pieces(60)) > 0
+    build_lmdb(tmp_path / "s", pieces(60), SETTINGS, settings={}, workers=Workers(1), shards=2)
+    assert content(tmp_path / "s") == serial(tmp_path / "serial", 60)
+
+
+IMPORT = """
+import sys
+from hangul_ocr import cli
+from hangul_ocr.data import lmdb_writer
+lmdb_writer._BATCH_BYTES = 1 << 13
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@linux
+def test_the_command_goes_on_after_a_kill_of_all_its_processes(tmp_path: Path) -> None:
+    boxes = [([10, 20, 90, 40], "글")] * 20
+    for number in range(60):
+        write(tmp_path / "set" / f"{number}.json", outdoor_json(f"{number}", boxes, 2000, 1500))
+        write(tmp_path / "set" / f"{number}.jpg", photograph(2000, 1500))
+    command = [sys.executable, "-c", IMPORT, "import", "aihub-outdoor", str(tmp_path / "set"), "--workers", "2"]
+    paths = [str(Path(__file__).parent), str(Path(lmdb_writer.__file__).parents[2])]
+    options = {"env": {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, "start_new_session": True}
+    with subprocess.Popen([*command, "--out", str(tmp_path / "s")], **options) as process:
+        until = time.monotonic() + 120
+        while not (tmp_path / "s.tmp" / "progress.json").exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert (tmp_path / "s.tmp" / "progress.json").exists()
+    for name in ("s", "undisturbed"):
+        assert cli.main([*command[3:-2], "--workers", "1", "--out", str(tmp_path / name)]) == 0
+    assert content(tmp_path / "s") == content(tmp_path / "undisturbed")
+
+
+def _interrupted(path: Path, count: int, **options: object) -> None:
+    """Leave the first half of a store as a failure of the plan does."""
+
+    def failing() -> Iterator[Planned]:
+        yield from islice(pieces(count)(), count // 2)
+        raise HangulOcrError("a cable was pulled")
+
+    with pytest.raises(HangulOcrError, match="a cable"):
+        build_lmdb(path, failing, SETTINGS, settings={}, workers=Workers(1), **options)
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmdb_writer, "_BATCH_BYTES", 1 << 14)
+    monkeypatch.setattr(workers, "_CALLS", 1)
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("change", ["data set", "settings", "shards", "left_out.csv", "records"])
+def test_what_does_not_fit_is_begun_anew(tmp_path: Path, capsys, change: str) -> None:
+    _interrupted(tmp_path / "s", 100)
+    aside = tmp_path / "s.tmp"
+    if change == "left_out.csv":
+        (aside / "left_out.csv").unlink()
+    if change == "records":
+        with lmdb.open(str(aside), lock=False) as environment, environment.begin(write=True) as transaction:
+            transaction.delete(b"image-000000003")
+    plan = pieces(100) if change != "data set" else lambda: islice(pieces(100)(), 1, None)
+    settings = {"margin": 1} if change == "settings" else {}
+    build_lmdb(tmp_path / "s", plan, SETTINGS, settings=settings, workers=Workers(1), shards=1 + (change == "shards"))
+    assert "begun anew" in capsys.readouterr().err
+    if change != "data set":
+        assert content(tmp_path / "s") == serial(tmp_path / "serial", 100)
+
+
+@pytest.mark.usefixtures("often")
+def test_an_unfinished_store_can_be_looked_into(tmp_path: Path) -> None:
+    _interrupted(tmp_path / "s", 100, shards=2)
+    kept = json.loads((tmp_path / "s.tmp" / "progress.json").read_text())["kept"]
+    parts = [LmdbReader(tmp_path / "s.tmp" / f"shard-00{number}-of-002") for number in range(2)]
+    assert sum(map(len, parts)) == kept > 30
+    with pytest.raises(HangulOcrError, match="no LMDB there"):
+        LmdbReader(tmp_path / "s.tmp")
+
+
+def test_a_complete_store_that_was_not_put_in_place_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for shards in (1, 2):
+        path, options = tmp_path / f"s{shards}", {"settings": {}, "workers": Workers(1), "shards": shards}
+        with monkeypatch.context() as patched:
+            patched.setattr(building, "put_in_place", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                build_lmdb(path, pieces(20), SETTINGS, **options)
+        build_lmdb(path, lambda: pytest.fail("all is done"), SETTINGS, **options)
+        assert content(path) == serial(tmp_path / "serial", 20)
+
+
+@linux
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_two_processes_do_not_write_one_store(tmp_path: Path) -> None:
+    child = _build_in_child(tmp_path / "s", pieces(1000, pause=0.01), 1)
+    while not (tmp_path / "s.tmp" / "progress.json").exists():
+        time.sleep(0.01)
+    with pytest.raises(HangulOcrError, match="another process is writing there"):
+        build_lmdb(tmp_path / "s", pieces(10), SETTINGS, settings={}, workers=Workers(1))
+    assert child.is_alive()
+    child.kill()
+    child.join()
+
+
+def test_a_store_may_not_lie_in_what_it_is_made_of(tmp_path: Path, capsys) -> None:
+    assert cli.main(["import", "list", str(tmp_path), "--out", str(tmp_path / "a" / "s")]) == 1
+    assert "which is to be read; name a folder elsewhere" in capsys.readouterr().err
+
+
+# --- disks
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MB of its own, where we may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a disk is not allowed here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_full_disk_is_said_and_the_store_goes_on_when_there_is_room(
+    tmp_path: Path, mounted: Path, shards: int
+) -> None:
+    options = {"settings": {}, "workers": Workers(1), "shards": shards}
+    build_lmdb(mounted / "s", pieces(20), SETTINGS, **options)
+    with pytest.raises(HangulOcrError, match=r"the disk is full.*make room and run the same command again") as caught:
+        build_lmdb(mounted / "s", pieces(600, tmp_path / "log"), SETTINGS, **options)
+    assert "\n" not in str(caught.value)
+    assert len(LmdbReader(mounted / "s")) == 54
+    committed = _pieces_committed(mounted / "s.tmp", pieces(600))
+    assert committed > 100
+    (tmp_path / "log").unlink()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(mounted)], check=True)
+    build_lmdb(mounted / "s", pieces(600, tmp_path / "log"), SETTINGS, **options)
+    assert min(map(int, (tmp_path / "log").read_text().split())) == committed
+    assert content(mounted / "s") == serial(tmp_path / "serial", 600)
+
+
+@pytest.mark.parametrize("shards", [(1, 1), (1, 3), (3, 1), (3, 2)])
+def test_a_mounted_folder_can_be_the_store(tmp_path: Path, mounted: Path, shards: tuple[int, int]) -> None:
+    (mounted / "lost+found").mkdir()
+    for number in shards:
+        build_lmdb(mounted, pieces(20), SETTINGS, settings={"n": number}, workers=Workers(1), shards=number)
+    assert content(mounted) == serial(tmp_path / "serial", 20)
+    parts = {f"shard-{n:03d}-of-{shards[1]:03d}" for n in range(shards[1])}
+    files = {"data.mdb"} if shards[1] == 1 else {"manifest.json", *parts}
+    assert {path.name for path in mounted.iterdir()} == {"lost+found", "left_out.csv", *files}
+
+
+def test_moving_a_store_into_a_mounted_folder_can_be_interrupted(
+    tmp_path: Path, mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, left = os.replace, 0
+
+    def failing(*arguments: object) -> None:
+        nonlocal left
+        if Path(str(arguments[0])).parent.name == "unfinished" and Path(str(arguments[0])).name != "progress.json":
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        replace(*arguments)
+
+    options = {"settings": {}, "workers": Workers(1), "shards": 2}
+    for before in range(3):
+        with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+            left = before
+            patched.setattr(os, "replace", failing)
+            build_lmdb(mounted, pieces(20), SETTINGS, **options)
+    monkeypatch.setattr(os, "replace", replace)
+    build_lmdb(mounted, lambda: pytest.fail("all is done"), SETTINGS, **options)
+    assert content(mounted) == serial(tmp_path / "serial", 20)
+
+
+# --- memory
+
+
+def test_what_is_left_out_does_not_pile_up_in_memory(tmp_path: Path) -> None:
+    def plan() -> Iterator[Planned]:
+        yield Piece(0)
+        for number in range(60_000):
+            yield LeftOut(f"image {number} " + 300 * "x", "missing image")
+
+    tracemalloc.start()
+    manifest = build_lmdb(tmp_path / "s", plan, SETTINGS, settings={}, workers=Workers(1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert manifest.left_out["missing image"] == 60_000
+    assert os.path.getsize(tmp_path / "s" / "left_out.csv") > 18_000_000
+    assert peak < 45_000_000
