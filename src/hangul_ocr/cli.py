@@ -114,6 +114,33 @@ def import_(options: argparse.Namespace) -> None:
     print(f"written to {options.out}; {options.out / LEFT_OUT_FILE} names what is not there")
 
 
+def verify(options: argparse.Namespace) -> int:
+    """Read LMDBs again, whole: every image is decoded, counts and content hash are held against the manifest."""
+    return max([_verify(path, options) for path in options.lmdbs])
+
+
+def _verify(path: Path, options: argparse.Namespace) -> int:
+    """Print what is wrong with one store, a line for each fault, and return the exit code."""
+    from hangul_ocr.data.lmdb_store import LmdbReader
+    from hangul_ocr.data.verify import faults
+    from hangul_ocr.data.workers import Workers
+
+    number = 0
+    try:
+        for number, fault in enumerate(faults(path, Workers(options.workers, options.backend)), start=1):  # noqa: B007
+            print(f"{path}: {' '.join(fault.split())}")
+        if number:
+            return ERROR
+        with LmdbReader(path) as reader:
+            manifest = reader.manifest
+            known = f"content hash {manifest.content_hash}" if manifest else "no manifest to hold them against"
+            print(f"{path}: {len(reader):,} records, all whole; {known}")
+    except HangulOcrError as error:
+        print(f"{path}: {error}")
+        return ERROR
+    return DONE
+
+
 def pretrain(options: argparse.Namespace) -> None:
     """Pretrain the network on streamed synthetic crops, once for all folds."""
     from hangul_ocr import steps
@@ -362,6 +389,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_sample_competition(commands)
     _add_import(commands)
+    _add_verify(commands)
     _add_steps(commands)
     _add_validate(commands)
     _add_predict(commands)
@@ -417,6 +445,12 @@ def _add_import(commands: Any) -> None:
     parser.add_argument("--scripts", default="Korean", metavar="LIST", help=text)
     text = "LMDBs to deal the crops among, read as one (default %(default)s)"
     parser.add_argument("--shards", type=_count, default=1, metavar="N", help=text)
+    _add_workers(parser)
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(commands, verify, "verify outdoor.lmdb wild.lmdb")
+    parser.add_argument("lmdbs", nargs="+", type=Path, metavar="LMDB", help="stores, ours or clovaai's")
     _add_workers(parser)
 
 
