@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+import zlib
 
 import cv2
 import numpy as np
@@ -119,6 +120,12 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
 
     Raises ``UnreadableImage`` with the reason; unlike OpenCV, it refuses an image of which a part is missing.
     """
+    if is_whole_jpeg(data) if data[:3] == _JPEG else _is_whole_png(data):
+        image_size(data, max_pixels=max_pixels)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if image is not None:
+            return image.shape[1], image.shape[0]
+    # Pillow takes twice as long, but refuses what is damaged, and says why.
     _refuse_truncated(data)
     with _opened(data, max_pixels) as image:
         _load(image)
@@ -189,6 +196,21 @@ def _is_plain_png(data: bytes) -> bool:
         return False
     pixels = data.find(b"IDAT")
     return data.find(b"tRNS", 0, pixels) < 0 and data.find(b"eXIf") < 0
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Tell whether a PNG is grey or RGB and all its chunks, to the last, are as their checksums say."""
+    if data[:8] != _PNG or not _is_plain_png(data):
+        return False
+    place, view = 8, memoryview(data)
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        if data[place + 4 : place + 8] == b"IEND":
+            return True
+        place = end + 4
+    return False
 
 
 def _decode_carefully(data: bytes, grey: bool) -> np.ndarray:
