@@ -11,6 +11,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -27,7 +28,10 @@ _JPEG = b"\xff\xd8\xff"
 _PNG_GREY, _PNG_RGB = 0, 2
 _ORIENTATION = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})
-_START_OF_SCAN = 0xDA
+_START_OF_SCAN, _EXIF = 0xDA, 0xE1
+# Baseline, extended and progressive frames; tables, restart intervals, comments and what applications add.
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+_KNOWN = frozenset({0xC4, 0xDA, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _FAILURES = (
     OSError,
@@ -59,6 +63,8 @@ def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """
     if data[:8] == _PNG and len(data) >= 26 and data[12:16] == b"IHDR" and _is_plain_png(data):
         return _within(*struct.unpack(">II", data[16:24]), max_pixels)
+    if size := _plain_jpeg_size(data):
+        return _within(*size, max_pixels)
     with _opened(data, max_pixels) as image:
         if image.format == "TIFF":  # Pillow turns these itself, some versions on opening, some on loading.
             _load(image)
@@ -84,14 +90,32 @@ def is_whole_jpeg(data: bytes) -> bool:
 
     OpenCV decodes a truncated JPEG without a word, and Pillow, which does not, takes several times as long.
     """
+    return any(marker == _START_OF_SCAN and data.rfind(b"\xff\xd9") > place for marker, place in _jpeg_markers(data))
+
+
+def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield each marker of a JPEG's header, up to the start of its pixels, and the place of its segment's length."""
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
-        if marker == _START_OF_SCAN:
-            return data.rfind(b"\xff\xd9") > place
         alone = marker == 0xFF or marker in _WITHOUT_LENGTH
+        if not alone:
+            yield marker, place + 2
+        if marker == _START_OF_SCAN:
+            return
         place += (1 if marker == 0xFF else 2) if alone else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return False
+
+
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Return (width, height) of an ordinary JPEG without EXIF data, which might turn it; None for any other."""
+    size = None
+    if data[:3] == _JPEG:
+        for marker, place in _jpeg_markers(data):
+            if marker in _FRAMES and len(data) >= place + 7:
+                size = struct.unpack(">HH", data[place + 3 : place + 7])[::-1]
+            elif marker == _EXIF or marker not in _KNOWN:
+                return None
+    return size if size and all(size) else None
 
 
 def decode_image(data: bytes, *, grey: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -121,11 +145,12 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
     Raises ``UnreadableImage`` with the reason; unlike OpenCV, it refuses an image of which a part is missing.
     """
     if is_whole_jpeg(data) if data[:3] == _JPEG else _is_whole_png(data):
-        image_size(data, max_pixels=max_pixels)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        if image is not None:
-            return image.shape[1], image.shape[0]
-    # Pillow takes twice as long, but refuses what is damaged, and says why.
+        size = image_size(data, max_pixels=max_pixels)
+        # An eighth of a JPEG takes all of its data, but a fraction of the time.
+        way = cv2.IMREAD_REDUCED_GRAYSCALE_8 if data[:3] == _JPEG else cv2.IMREAD_COLOR
+        if cv2.imdecode(np.frombuffer(data, np.uint8), way) is not None:
+            return size
+    # Pillow takes longer, but refuses what is damaged, and says why.
     _refuse_truncated(data)
     with _opened(data, max_pixels) as image:
         _load(image)
@@ -194,22 +219,30 @@ def _is_plain_png(data: bytes) -> bool:
     """Tell whether a PNG is grey or RGB without a transparent colour or an orientation."""
     if len(data) < 26 or data[25] not in (_PNG_GREY, _PNG_RGB):
         return False
-    pixels = data.find(b"IDAT")
-    return data.find(b"tRNS", 0, pixels) < 0 and data.find(b"eXIf") < 0
+    kinds = [data[start - 4 : start] for start, _ in _png_chunks(data)]
+    before = kinds[: kinds.index(b"IDAT")] if b"IDAT" in kinds else kinds
+    return b"tRNS" not in before and b"eXIf" not in kinds
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each chunk's content, which follows its kind, starts and ends; the last may be cut short."""
+    place = 8
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        yield place + 8, end
+        place = end + 4
 
 
 def _is_whole_png(data: bytes) -> bool:
     """Tell whether a PNG is grey or RGB and all its chunks, to the last, are as their checksums say."""
     if data[:8] != _PNG or not _is_plain_png(data):
         return False
-    place, view = 8, memoryview(data)
-    while place + 12 <= len(data):
-        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
-        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+    view = memoryview(data)
+    for start, end in _png_chunks(data):
+        if zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             return False
-        if data[place + 4 : place + 8] == b"IEND":
+        if data[start - 4 : start] == b"IEND":
             return True
-        place = end + 4
     return False
 
 
