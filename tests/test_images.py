@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hangul_ocr.data.images import UnreadableImage, check_image, decode_image, decode_trusted, image_size
+from hangul_ocr.data.images import UnreadableImage, check_image, decode_image, decode_trusted, image_size, shrunk
 
 
 def photo(width: int = 90, height: int = 40) -> Image.Image:
@@ -132,3 +132,42 @@ def test_a_decompression_bomb_is_refused_unread(size: tuple[int, int]) -> None:
 def test_the_limit_can_be_set() -> None:
     with pytest.raises(UnreadableImage, match="90 x 40"):
         decode_image(encoded(photo(), "JPEG"), max_pixels=1000)
+
+
+def test_large_jpegs_may_come_smaller_and_others_do_not() -> None:
+    cases = ((401, 100, 50, (50, 201)), (100, 401, 25, (101, 25)), (400, 99, 50, (99, 400)))
+    for width, height, short_side, size in cases:
+        data = encoded(photo(width, height), "JPEG")
+        assert decode_trusted(data, short_side=short_side).shape[:2] == size
+        assert decode_trusted(data).shape[:2] == (height, width)
+    assert decode_trusted(encoded(photo(400, 100), "PNG"), short_side=10).shape[:2] == (100, 400)
+
+
+def test_shrinking_keeps_colours_and_enough_pixels() -> None:
+    pixels = np.zeros((200, 600, 3), np.uint8)
+    pixels[:, :300], pixels[:, 300:] = (200, 30, 30), (30, 30, 200)
+    for kind in ("PNG", "JPEG"):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind, quality=95)
+        data = shrunk(buffer.getvalue(), 50, 95)
+        image = decode_image(data)
+        assert (data[:3], image.shape) == (b"\xff\xd8\xff", (50, 150, 3))
+        assert np.abs(image[25, 30].astype(int) - (200, 30, 30)).max() < 12
+        assert np.abs(image[25, 120].astype(int) - (30, 30, 200)).max() < 12
+
+
+def test_what_is_too_long_for_a_jpeg_stays_what_it_is() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (70_000, 8)).save(buffer, "PNG")
+    assert shrunk(buffer.getvalue(), 8, 95) == buffer.getvalue()
+
+
+def test_a_header_is_read_as_pillow_reads_it() -> None:
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"comment": "글"}, {"optimize": True}):
+        buffer = io.BytesIO()
+        Image.new("RGB", (123, 45)).save(buffer, "JPEG", **options)
+        assert image_size(buffer.getvalue()) == check_image(buffer.getvalue()) == (123, 45)
+        assert check_image(buffer.getvalue() + b"trailing bytes") == (123, 45)
+        for kept in (0.3, 0.6, 0.95):
+            with pytest.raises(UnreadableImage):
+                check_image(buffer.getvalue()[: int(kept * len(buffer.getvalue()))])

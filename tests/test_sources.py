@@ -12,7 +12,7 @@ from pathlib import Path
 import lmdb
 import pytest
 from conftest import crop_png
-from data_sets import outdoor_json, photograph, reasons, taken, write, write_zip
+from data_sets import outdoor_json, photograph, reasons, size_of, taken, write, write_zip
 
 from hangul_ocr import cli
 from hangul_ocr.data.lmdb_store import LmdbReader
@@ -159,3 +159,16 @@ def test_predictions_for_kstrbench_from_the_command_line(tmp_path: Path, capsys)
     assert cli.main(["kstrbench-predictions", str(tmp_path / "out.csv"), str(tmp_path / "k.csv")]) == 0
     assert (tmp_path / "k.csv").read_text(encoding="utf-8") == "text_id,infer\ng_1,치킨\n"
     assert "1 predictions" in capsys.readouterr().out
+
+
+def test_crops_are_shrunk_if_asked_whatever_they_come_from(mini_competition: Path, tmp_path: Path) -> None:
+    write(tmp_path / "set" / "a.png", crop_png(0, 640, 400))
+    write(tmp_path / "set" / "gt.txt", "a.png\t가\n")
+    write_clova(tmp_path / "lmdb", [(crop_png(1, 640, 400), "나".encode())])
+    settings = ImportSettings(shrink=True)
+    for source, path, size in (("list", "set", (160, 100)), ("lmdb", "lmdb", (160, 100)), ("dacon", "mini", (64, 24))):
+        sample = next(iter(taken(source, tmp_path / path, settings=settings)[0].values()))
+        assert sample.image[:3] == b"\xff\xd8\xff"
+        assert size_of(sample.image) == size
+    assert cli.main(["import", "list", str(tmp_path / "set"), "--out", str(tmp_path / "s"), "--shrink"]) == 0
+    assert LmdbReader(tmp_path / "s").metas()[0]["width"] == 160

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from hangul_ocr.data.archives import StoredFile, UnreadableFile
-from hangul_ocr.data.images import UnreadableImage, check_image, decode_image, is_whole_jpeg, stored_size
+from hangul_ocr.data.images import REDUCED, UnreadableImage, check_image, decode_image, is_whole_jpeg, stored_size
 from hangul_ocr.data.planning import ImportSettings
 from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
 
@@ -25,8 +25,6 @@ SMALLEST = 4
 # Of a box that leaves the photograph, as much must lie inside for its label to be what is seen.
 LEAST_INSIDE = 0.5
 _FARTHEST = 1e6
-_REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
-_REDUCED[8] = cv2.IMREAD_REDUCED_COLOR_8
 _TURNS = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 
@@ -267,7 +265,7 @@ def _decode(data: bytes, reduction: int, frame: _Frame) -> _Picture:
         if not is_whole_jpeg(data):
             check_image(data)
         try:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduction])
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[reduction])
         except cv2.error:
             pixels = None
     else:

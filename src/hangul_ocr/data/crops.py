@@ -45,10 +45,15 @@ class CropSource(Protocol):
 
 
 class LmdbCrops:
-    """The crops of an LMDB, or of some rows of it, augmented on reading."""
+    """The crops of an LMDB, or of some rows of it, augmented on reading.
 
-    def __init__(self, reader: LmdbReader, rows: Sequence[int] | None = None, strength: float = 0.0) -> None:
-        self.reader, self.strength = reader, strength
+    With ``short_side`` large JPEGs are decoded smaller, their short side still of as many pixels or more.
+    """
+
+    def __init__(
+        self, reader: LmdbReader, rows: Sequence[int] | None = None, strength: float = 0.0, short_side: int = 0
+    ) -> None:
+        self.reader, self.strength, self.short_side = reader, strength, short_side
         self.rows = list(range(len(reader))) if rows is None else list(rows)
 
     def __len__(self) -> int:
@@ -58,7 +63,7 @@ class LmdbCrops:
         """Return the ``index``-th of the chosen rows. Raises ``UnreadableImage`` naming a record that is damaged."""
         sample = self.reader[self.rows[index]]
         try:
-            image = decode_trusted(sample.image)
+            image = decode_trusted(sample.image, short_side=self.short_side)
         except UnreadableImage as error:
             raise UnreadableImage(f"{sample.key} in {self.reader.path}: {error}") from None
         return Crop(sample.key, augment(image, rng, self.strength), sample.text)

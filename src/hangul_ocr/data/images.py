@@ -23,9 +23,18 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 # Larger than any phone's photograph that the data sets hold; 80 million pixels are 240 MB as RGB.
 MAX_PIXELS = 80_000_000
 
+# OpenCV's way to read 1 / n of an image's size, which saves time for a JPEG.
+REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _PNG_GREY, _PNG_RGB = 0, 2
+_LONGEST_JPEG = 65_500
 _ORIENTATION = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 _START_OF_SCAN, _EXIF = 0xDA, 0xE1
@@ -129,11 +138,17 @@ def decode_image(data: bytes, *, grey: bool = False, max_pixels: int = MAX_PIXEL
     return decode_trusted(data, grey=grey)
 
 
-def decode_trusted(data: bytes, *, grey: bool = False) -> np.ndarray:
-    """Return the same as :func:`decode_image` without its checks, for bytes that were checked when they were stored."""
+def decode_trusted(data: bytes, *, grey: bool = False, short_side: int = 0) -> np.ndarray:
+    """Return the same as :func:`decode_image` without its checks, for bytes that were checked when they were stored.
+
+    With ``short_side`` a JPEG may come at a half, a quarter or an eighth of its size, as long as its short side keeps
+    as many pixels: that takes little more than half the time.
+    """
     if not _is_plain(data):
         return _decode_carefully(data, grey)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    size = _plain_jpeg_size(data) if short_side else None
+    reduction = next((n for n in (8, 4, 2) if min(size) >= n * short_side), 1) if size else 1
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), REDUCED[reduction])
     if image is None:
         return _decode_carefully(data, grey)
     return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY if grey else cv2.COLOR_BGR2RGB)
@@ -156,6 +171,21 @@ def check_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]
         _load(image)
     height, width = decode_trusted(data).shape[:2]
     return width, height
+
+
+def shrunk(data: bytes, short_side: int, quality: int) -> bytes:
+    """Return a checked image as JPEG of ``quality``, halved as long as its short side keeps ``short_side`` pixels.
+
+    One that is too long for a JPEG stays what it is.
+    """
+    image = decode_trusted(data, short_side=short_side)
+    while min(image.shape[:2]) >= 2 * short_side:
+        height, width = image.shape[:2]
+        image = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    if max(image.shape) > _LONGEST_JPEG:
+        return data
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def _refuse_truncated(data: bytes) -> None:

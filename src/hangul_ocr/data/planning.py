@@ -7,11 +7,11 @@ yield what they know already (a ``LeftOut``, sometimes a ``Sample``) and ``Work`
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from hangul_ocr.data.archives import StoredFile, UnreadableFile
-from hangul_ocr.data.images import UnreadableImage, check_image
+from hangul_ocr.data.images import UnreadableImage, check_image, shrunk
 from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
 from hangul_ocr.hangul import HangulOcrError
 
@@ -21,14 +21,16 @@ class ImportSettings:
     """What an importer may be told.
 
     Crops of photographs get ``margin`` times their short side around the box; they are halved as long as their short
-    side keeps ``short_side`` pixels, and stored as JPEG of ``quality``. ``scripts`` are kept of ICDAR's word lists.
-    Raises ``HangulOcrError`` for values that make no sense.
+    side keeps ``short_side`` pixels, and stored as JPEG of ``quality``. With ``shrink`` so are images that are samples
+    as they are, which keep their files' bytes else. ``scripts`` are kept of ICDAR's word lists. Raises
+    ``HangulOcrError`` for values that make no sense.
     """
 
     margin: float = 0.05
     short_side: int = 96
     quality: int = 95
     scripts: tuple[str, ...] = ("Korean",)
+    shrink: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (("margin", 0, 1), ("short_side", 8, 4096), ("quality", 1, 100)):
@@ -53,6 +55,13 @@ def do(planned: Planned, settings: ImportSettings) -> Iterator[Sample | LeftOut]
         yield from planned.samples(settings)
 
 
+def shrunk_if_asked(item: Sample | LeftOut, settings: ImportSettings) -> Sample | LeftOut:
+    """Return a sample whose image was checked as ``settings.shrink`` wants it stored."""
+    if isinstance(item, LeftOut) or not settings.shrink:
+        return item
+    return replace(item, image=shrunk(item.image, settings.short_side, settings.quality))
+
+
 @dataclass(frozen=True)
 class WholeImage:
     """An image that is one sample as it is."""
@@ -66,9 +75,9 @@ class WholeImage:
 
     def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
         """Yield the sample, or why it is left out: for its label, or ``unreadable image``."""
-        yield self._checked()
+        yield self._checked(settings)
 
-    def _checked(self) -> Sample | LeftOut:
+    def _checked(self, settings: ImportSettings) -> Sample | LeftOut:
         if reason := label_fault(self.text):
             return LeftOut(self.key, reason, shortened(self.text))
         try:
@@ -76,4 +85,4 @@ class WholeImage:
             check_image(data)
         except (UnreadableFile, UnreadableImage) as error:
             return LeftOut(self.key, "unreadable image", str(error))
-        return Sample(self.key, data, self.text, self.source, self.group, self.facts)
+        return shrunk_if_asked(Sample(self.key, data, self.text, self.source, self.group, self.facts), settings)

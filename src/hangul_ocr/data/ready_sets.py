@@ -10,7 +10,7 @@ from hangul_ocr.data.archives import StoredFile, names_of, scan
 from hangul_ocr.data.dacon import find_competition, read_competition, train_samples
 from hangul_ocr.data.images import UnreadableImage, check_image
 from hangul_ocr.data.lmdb_store import DATA_FILE, LmdbReader, is_store
-from hangul_ocr.data.planning import ImportSettings, Planned
+from hangul_ocr.data.planning import ImportSettings, Planned, shrunk_if_asked
 from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
 from hangul_ocr.hangul import HangulOcrError
 
@@ -20,7 +20,7 @@ def plan_dacon(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plan
     several = len(paths) > 1
     for path, name in zip(paths, names_of(paths), strict=True):
         for item in train_samples(read_competition(find_competition(Path(path).expanduser()))):
-            yield _named(item, name) if several else item
+            yield shrunk_if_asked(_named(item, name) if several else item, settings)
 
 
 def plan_lmdb(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
@@ -34,7 +34,7 @@ def plan_lmdb(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plann
     if not stores:
         raise found.unknown_layout(f"LMDBs: folders that hold a {DATA_FILE}")
     for name, place in dict.fromkeys(map(_whole, stores)):
-        yield from _stored(name, place)
+        yield from (shrunk_if_asked(item, settings) for item in _stored(name, place))
 
 
 def _whole(store: StoredFile) -> tuple[str, Path]:
