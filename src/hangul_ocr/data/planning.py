@@ -39,7 +39,10 @@ class ImportSettings:
 
 
 class Work(Protocol):
-    """A piece of an import, picklable, that yields the samples of one file or photograph."""
+    """A piece of an import, picklable, that yields the samples of one file or photograph.
+
+    Its ``repr`` says what it is, the same in every process: an interrupted import is gone on with only where it is.
+    """
 
     def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]: ...
 

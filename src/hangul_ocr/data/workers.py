@@ -25,7 +25,7 @@ from hangul_ocr.hangul import HangulOcrError
 Items = list[Record | LeftOut]
 # Pieces of work in one call of a worker; calls of each worker in a stretch of the plan, of which two are under way;
 # and how many finished items, which hold images, a stretch may have.
-_CALL, _CALLS, _FINISHED = 16, 16, 256
+_CALL, _CALLS, _FINISHED = 16, 8, 256
 
 
 @dataclass(frozen=True)
