@@ -338,7 +338,9 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("often")
-@pytest.mark.parametrize("change", ["data set", "settings", "shards", "left_out.csv", "records"])
+@pytest.mark.parametrize(
+    "change", ["data set", "settings", "shards", "left_out.csv", "records", "progress", "header", "size"]
+)
 def test_what_does_not_fit_is_begun_anew(tmp_path: Path, capsys, change: str) -> None:
     _interrupted(tmp_path / "s", 100)
     aside = tmp_path / "s.tmp"
@@ -347,6 +349,11 @@ def test_what_does_not_fit_is_begun_anew(tmp_path: Path, capsys, change: str) ->
     if change == "records":
         with lmdb.open(str(aside), lock=False) as environment, environment.begin(write=True) as transaction:
             transaction.delete(b"image-000000003")
+    if change == "progress":
+        (aside / "progress.json").write_text('{"steps": 1')
+    if change in ("header", "size"):
+        data = (aside / "data.mdb").read_bytes()
+        (aside / "data.mdb").write_bytes(b"x" * len(data) if change == "header" else data[: len(data) // 2])
     plan = pieces(100) if change != "data set" else lambda: islice(pieces(100)(), 1, None)
     settings = {"margin": 1} if change == "settings" else {}
     build_lmdb(tmp_path / "s", plan, SETTINGS, settings=settings, workers=Workers(1), shards=1 + (change == "shards"))

@@ -78,7 +78,15 @@ class Progress:
 
     def to_json(self) -> str:
         """Return the progress as JSON."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_file(cls, path: Path) -> Progress:
+        """Read what :meth:`to_json` wrote. Raises ``Outdated`` for anything else."""
+        try:
+            return cls(**json.loads(path.read_text("utf-8")))
+        except (ValueError, TypeError):
+            raise Outdated("how far it was cannot be read") from None
 
     def step(self, planned: str) -> None:
         """Count one more step, described by ``planned``."""
@@ -197,7 +205,7 @@ class StoreWriter:
     def resume(self) -> None:
         """Go on with what lies in the folder, if anything does. Raises ``Outdated`` if it is no part of this work."""
         if (self.folder / _PROGRESS).exists():
-            self._resume(Progress(**json.loads((self.folder / _PROGRESS).read_text("utf-8"))))
+            self._resume(Progress.from_file(self.folder / _PROGRESS))
         for shard, environment in enumerate(self._environments):
             _cut_off(environment, self._count(shard))
 
@@ -390,8 +398,20 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _opened(folder: Path) -> lmdb.Environment:
     folder.mkdir(exist_ok=True)
-    # The folder has a lock of its own, and LMDB's would be left for read-only disks to trip over.
-    return lmdb.open(str(folder), map_size=_FIRST_MAP, lock=False, meminit=False)
+    try:
+        # The folder has a lock of its own, and LMDB's would be left for read-only disks to trip over.
+        environment = lmdb.open(str(folder), map_size=_FIRST_MAP, lock=False, meminit=False)
+    except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError):
+        raise Outdated("it is damaged") from None
+    if os.path.getsize(folder / DATA_FILE) < _size(environment):
+        environment.close()
+        raise Outdated("it is cut short")
+    return environment
+
+
+def _size(environment: lmdb.Environment) -> int:
+    """Return how many bytes an LMDB's file should have: touching a page that is not there ends the whole process."""
+    return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
 
 
 def _commit(environment: lmdb.Environment, puts: list[tuple[bytes, bytes]]) -> None:
@@ -401,10 +421,14 @@ def _commit(environment: lmdb.Environment, puts: list[tuple[bytes, bytes]]) -> N
             with environment.begin(write=True) as transaction:
                 for key, value in puts:
                     transaction.put(key, value)
-            return
+            break
         except lmdb.MapFullError:
             size = environment.info()["map_size"]
             environment.set_mapsize(size + min(size, _LARGEST_GROWTH))
+    # Pages at the end that are free were perhaps never written; readers take a file without them for cut short.
+    file = os.path.join(environment.path(), DATA_FILE)
+    if os.path.getsize(file) < _size(environment):
+        os.truncate(file, _size(environment))
 
 
 def _cut_off(environment: lmdb.Environment, count: int) -> None:
