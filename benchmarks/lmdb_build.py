@@ -127,14 +127,18 @@ def main() -> None:
 
 
 def report(rows: list[dict[str, Any]], by: list[str], speed: str, file: Path | None) -> None:
-    """Print each way's median, spread and ratio to the first; write the rows to ``file`` if one is given."""
-    table = pd.DataFrame(rows).groupby([*by, "way"], sort=False)
-    speeds = table[speed].agg(["median", "min", "max"])
-    first = speeds["median"].groupby(level=by, sort=False).transform("first")
-    speeds["ratio"] = speeds["median"] / first
+    """Print each way's median, spread, and ratio to the first of its round; write the rows to ``file`` if one is given.
+
+    Ratios are taken within a round, for the machine's other work changes from round to round.
+    """
+    data = pd.DataFrame(rows)
+    data["ratio"] = data[speed] / data.groupby(["round", *by], sort=False)[speed].transform("first")
+    table = data.groupby([*by, "way"], sort=False)
+    spreads = table[[speed, "ratio"]].agg(["median", "min", "max"])
+    spreads.columns = [" ".join(names) for names in spreads.columns]
     memory = table[[name for name in rows[0] if name.endswith("MB")]].max()
     machine = f"{cpu_count()} of {os.cpu_count()} cores, OpenCV {cv2.__version__}, Pillow {Image.__version__}"
-    print(machine, speeds.join(memory).round(2).to_string(), sep="\n")
+    print(machine, spreads.join(memory).round(2).to_string(), sep="\n")
     if file:
         atomic_write_text(file, json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 

@@ -115,7 +115,8 @@ def measure(store: Path, way: str, short_side: int, workers: int, seconds: float
         samples += BATCH
     own, worker = (resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     facts = {"crops": store.stem, "pixels": short_side, "workers": workers, "way": way}
-    return facts | {"samples/s": samples / passed, "MB": own, "worker MB": worker}
+    # Without workers, the only children are those that imports start for a moment.
+    return facts | {"samples/s": samples / passed, "MB": own, "worker MB": worker if workers else 0}
 
 
 def _endless(loader: DataLoader) -> Any:
