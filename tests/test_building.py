@@ -219,6 +219,7 @@ def _build_in_child(path: Path, plan: Callable[[], Iterator[Planned]], shards: i
 
     def build() -> None:
         lmdb_writer._BATCH_BYTES = 1 << 14
+        lmdb_writer._FIRST_MAP = 1 << 16
         workers._CALL = workers._CALLS = 4
         build_lmdb(path, plan, SETTINGS, settings={}, workers=THREADS, shards=shards)
 
@@ -334,6 +335,7 @@ def _interrupted(path: Path, count: int, **options: object) -> None:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lmdb_writer, "_BATCH_BYTES", 1 << 14)
+    monkeypatch.setattr(lmdb_writer, "_FIRST_MAP", 1 << 16)
     monkeypatch.setattr(workers, "_CALLS", 1)
 
 

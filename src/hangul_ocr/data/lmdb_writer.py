@@ -14,7 +14,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -415,12 +415,32 @@ def _size(environment: lmdb.Environment) -> int:
 
 
 def _commit(environment: lmdb.Environment, puts: list[tuple[bytes, bytes]]) -> None:
-    """Write ``puts`` in one transaction; LMDB wants the map's size beforehand, so let it grow until they fit."""
+    """Write ``puts`` in one transaction."""
+
+    def put(transaction: lmdb.Transaction) -> None:
+        for key, value in puts:
+            transaction.put(key, value)
+
+    _change(environment, put)
+
+
+def _cut_off(environment: lmdb.Environment, count: int) -> None:
+    """Remove the records beyond the first ``count``, of a commit that did not come to its end."""
+
+    def delete(transaction: lmdb.Transaction) -> None:
+        number = count + 1
+        while any([transaction.delete(b"%s-%09d" % (kind, number)) for kind in (b"image", b"label", b"meta")]):
+            number += 1
+
+    _change(environment, delete)
+
+
+def _change(environment: lmdb.Environment, change: Callable[[lmdb.Transaction], None]) -> None:
+    """Do ``change`` in one transaction; LMDB wants the map's size beforehand, so let it grow until the change fits."""
     while True:
         try:
             with environment.begin(write=True) as transaction:
-                for key, value in puts:
-                    transaction.put(key, value)
+                change(transaction)
             break
         except lmdb.MapFullError:
             size = environment.info()["map_size"]
@@ -429,14 +449,6 @@ def _commit(environment: lmdb.Environment, puts: list[tuple[bytes, bytes]]) -> N
     file = os.path.join(environment.path(), DATA_FILE)
     if os.path.getsize(file) < _size(environment):
         os.truncate(file, _size(environment))
-
-
-def _cut_off(environment: lmdb.Environment, count: int) -> None:
-    """Remove the records beyond the first ``count``, of a commit that did not come to its end."""
-    with environment.begin(write=True) as transaction:
-        number = count + 1
-        while any([transaction.delete(b"%s-%09d" % (kind, number)) for kind in (b"image", b"label", b"meta")]):
-            number += 1
 
 
 def _plain(value: Any) -> Any:
