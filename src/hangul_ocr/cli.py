@@ -492,7 +492,12 @@ def _add_predict(commands: Any) -> None:
         "images", nargs="+", metavar="IMAGES", help="images, folders, or CSV files with a column img_path"
     )
     parser.add_argument("--csv", type=Path, required=True, metavar="OUT", help="where img_path,text,confidence go")
-    parser.add_argument("--run", default="", metavar="RUN", help="the run whose models read (default: shipped weights)")
+    parser.add_argument(
+        "--run",
+        default="",
+        metavar="RUN",
+        help="the run whose models read (default: the weights that ship, else the newest run)",
+    )
     parser.add_argument("--n-best", type=Path, metavar="OUT", help="JSON lines with each image's likeliest strings")
     text = "strings to weigh (default 5; 1, the fastest, with a single model and no --n-best)"
     parser.add_argument("--n-best-count", type=_count, metavar="N", help=text)
