@@ -29,7 +29,7 @@ from hangul_ocr.models.checkpoint import (
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import ModelSettings, TrainingSettings
 from hangul_ocr.training.loop import LAST, Stage, one_cycle
-from hangul_ocr.workspace import make_accelerator
+from hangul_ocr.workspace import end_processes, make_accelerator
 
 MODEL = ModelSettings(backbone="resnet10t", backbone_args={"channels": (8, 8, 16, 16)}, hidden=16)
 STAGE = TrainingSettings(
@@ -195,6 +195,7 @@ def _train_in_two_processes(folder):
     gathered = accelerator.gather(sums)
     if accelerator.is_main_process:
         (folder / "sums.json").write_text(json.dumps([accelerator.num_processes, gathered.tolist()]))
+    end_processes()
 
 
 def test_two_processes_train_one_model(tmp_path):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hangul_ocr import __version__
 from hangul_ocr.data.sources import SOURCES
 from hangul_ocr.hangul import HangulOcrError
-from hangul_ocr.workspace import is_main_process
+from hangul_ocr.workspace import end_processes, is_main_process
 
 # PyTorch takes seconds to import: each command imports what it needs, so that --help answers at once.
 if TYPE_CHECKING:
@@ -33,10 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code. Errors that a user can act on are one line on stderr."""
     options = build_parser().parse_args(arguments)
     try:
-        return options.command(options) or DONE
+        code = options.command(options) or DONE
+        end_processes()
+        return code
     except HangulOcrError as error:
         print(f"error: {error}", file=sys.stderr)
-        return STOPPED if _is_stop(error) else ERROR
+        if not _is_stop(error):
+            return ERROR
+        end_processes()  # a time limit stops all of them, an error perhaps this one alone
+        return STOPPED
     except BrokenPipeError:
         # Somebody reads only our first lines (`| head`); Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -234,6 +234,20 @@ def main_process_first() -> AbstractContextManager:
     return make_accelerator().main_process_first()
 
 
+def end_processes() -> None:
+    """Leave a distributed run together with its other processes; alone, do nothing.
+
+    A process that exits while another still holds the group can make it abort, after all its work was done.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "torch" not in sys.modules:
+        return
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def on_every_gpu(function: Callable[..., Result], *arguments: Any) -> Result:
     """Return ``function(*arguments)``; on a machine with several GPUs, run it in one process for each of them before.
 
