@@ -21,7 +21,7 @@ def jamo_membership(alphabet: Alphabet) -> Tensor:
 class CompositionalClassifier(nn.Module):
     """A syllable's score is initial + medial + final + its own residual; other characters have the residual alone.
 
-    Syllables that share a jamo share its evidence, so rare and never-seen ones can be read. The sums are folded into
+    Syllables that share a jamo share its evidence, so rare ones are learnt from few examples. The sums are folded into
     one weight matrix before the product with the features, so the cost is a dense layer's.
     """
 
