@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hangul_ocr.data.annotations import AnnotationTable, DamagedJson, ImageRecords, annotation_files, load_json
+from hangul_ocr.data.annotations import DamagedJson, ImageRecords, load_json, plan_images
 from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, scan
 from hangul_ocr.data.cropping import BadBox, Photograph, Region, Size, parse_box
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
@@ -105,17 +105,8 @@ def plan_fonts(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plan
     Left out are ``missing image``, ``ambiguous image``, ``image without entry``, ``other part`` (a JSON with boxes),
     and what :class:`AnnotationTable` names. Raises ``HangulOcrError`` for another layout.
     """
-    found = scan(paths)
     looked_for = f"AI Hub 81, printed, handwritten or augmented: {FONTS_LAYOUT}"
-    parts, others = annotation_files(found, boxes=False, looked_for=looked_for)
-    images = FileIndex(found.images())
-    yield from (*found.left_out, *found.others({".json"}, "a label"), *others)
-    for file in parts:
-        with AnnotationTable(file) as table:
-            yield from table.left_out()
-            for records in table.by_image():
-                yield from _font_images(records, images, file)
-    yield from (LeftOut(image.name, "image without entry") for image in images.unused())
+    yield from plan_images(scan(paths), _font_images, boxes=False, looked_for=looked_for)
 
 
 def _font_images(records: ImageRecords, images: FileIndex, table: StoredFile) -> Iterator[Planned]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hangul_ocr.data.aihub import size_of
-from hangul_ocr.data.annotations import AnnotationTable, ImageRecords, Record, annotation_files
+from hangul_ocr.data.annotations import ImageRecords, Record, plan_images
 from hangul_ocr.data.archives import FileIndex, StoredFile, scan
 from hangul_ocr.data.cropping import BadBox, Photograph, Region, parse_box, quad_of_characters
 from hangul_ocr.data.planning import ImportSettings, Planned
@@ -40,16 +40,7 @@ def plan_wild(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plann
     one file), ``unknown class``, ``missing image``, ``ambiguous image``, ``image without entry``, ``other part`` (a
     JSON without boxes), and what :class:`AnnotationTable` names. Raises ``HangulOcrError`` for another layout.
     """
-    found = scan(paths)
-    parts, others = annotation_files(found, boxes=True, looked_for=f"AI Hub 81, Text in the wild: {LAYOUT}")
-    images = FileIndex(found.images())
-    yield from (*found.left_out, *found.others({".json"}, "a label"), *others)
-    for file in parts:
-        with AnnotationTable(file) as table:
-            yield from table.left_out()
-            for records in table.by_image():
-                yield from _photograph(records, images, file)
-    yield from (LeftOut(image.name, "image without entry") for image in images.unused())
+    yield from plan_images(scan(paths), _photograph, boxes=True, looked_for=f"AI Hub 81, Text in the wild: {LAYOUT}")
 
 
 def _photograph(records: ImageRecords, images: FileIndex, table: StoredFile) -> Iterator[Planned]:

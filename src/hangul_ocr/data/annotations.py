@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 import ijson
 import numpy as np
 
-from hangul_ocr.data.archives import Scan, StoredFile, UnreadableFile, opened_as_utf8
+from hangul_ocr.data.archives import FileIndex, Scan, StoredFile, UnreadableFile, opened_as_utf8
+from hangul_ocr.data.planning import Planned
 from hangul_ocr.data.sample import LeftOut, shortened
 from hangul_ocr.hangul import HangulOcrError, decode_text, normalise
 
@@ -275,3 +276,25 @@ def _plain(value: Any) -> str:
 
 def _as_json(record: Record) -> str:
     return json.dumps(record, default=float)
+
+
+def plan_images(
+    found: Scan,
+    plan_image: Callable[[ImageRecords, FileIndex, StoredFile], Iterator[Planned]],
+    *,
+    boxes: bool,
+    looked_for: str,
+) -> Iterator[Planned]:
+    """Yield what ``plan_image`` makes of each image that the label files name, and what is left out around them.
+
+    Raises ``HangulOcrError`` where no label file is of this kind, see :func:`annotation_files`.
+    """
+    parts, others = annotation_files(found, boxes=boxes, looked_for=looked_for)
+    images = FileIndex(found.images())
+    yield from (*found.left_out, *found.others({".json"}, "a label"), *others)
+    for file in parts:
+        with AnnotationTable(file) as table:
+            yield from table.left_out()
+            for records in table.by_image():
+                yield from plan_image(records, images, file)
+    yield from (LeftOut(image.name, "image without entry") for image in images.unused())
