@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -28,6 +26,7 @@ from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.models.checkpoint import load_tensors, require_alphabet, save_model, save_tensors
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import PLAIN_LOSS, TrainingSettings
+from hangul_ocr.training.optimizer import load_optimizer, make_optimizer, optimizer_tensors
 from hangul_ocr.workspace import return_free_memory
 
 # Steps. Batches of many shapes leave holes in the heap: 2 GB after two minutes, 5 after twelve, 1 of them in use.
@@ -87,7 +86,7 @@ class Stage:
         self.blocks, self.validation, self.accelerator = blocks, validation, accelerator
         self.recognizer = model.to(accelerator.device, memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.recognizer, decay=settings.ema_decay, use_warmup=True, warmup_power=0.75)
-        optimizer = _make_optimizer(model, settings, fused=accelerator.device.type == "cuda")
+        optimizer = make_optimizer(model, settings, accelerator.device.type)
         self.model, self.optimizer = accelerator.prepare(self.recognizer, optimizer)
         self.progress = Progress()
         self.largest = 1 << 30  # crops at once: halved whenever the memory does not suffice
@@ -266,7 +265,7 @@ class Stage:
             return
         tensors = {f"model.{k}": v for k, v in self.recognizer.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
-        tensors |= _optimizer_tensors(self.optimizer)
+        tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
         tensors["random_state"] = torch.get_rng_state()
         header = {"progress": vars(self.progress), "mean_loss": getattr(self, "_mean_loss", None)}
         header["alphabet"] = self.recognizer.alphabet.characters
@@ -285,7 +284,7 @@ class Stage:
             self.ema.module.load_state_dict(_below("ema.", tensors))
         except RuntimeError:
             raise HangulOcrError(f"{path}: belongs to other settings or another alphabet; use another --run") from None
-        _load_optimizer(self.optimizer, tensors)
+        load_optimizer(self.optimizer, _below("optimizer.", tensors))
         torch.set_rng_state(tensors["random_state"])
         self.progress = Progress(**header["progress"])
         if header["mean_loss"] is not None:
@@ -311,47 +310,6 @@ def read_groups(model: Recognizer, groups: list[Group], accelerator: Accelerator
         texts += group.texts
         predictions += [model.alphabet.decode(classes) for classes, _ in found]
     return texts, predictions, total / max(1, len(texts))
-
-
-def _make_optimizer(model: Recognizer, settings: TrainingSettings, fused: bool) -> torch.optim.Optimizer:
-    """Return AdamW, or timm's Muon for all matrices but the decoder's (Jordan et al., 2024) with AdamW for the rest."""
-    groups = _parameter_groups(model, settings.weight_decay, settings.backbone_rate)
-    if settings.optimizer == "adamw":
-        # Fused on a GPU alone: on a CPU it is not bit for bit the same after a resume.
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
-    decoder = {id(p) for p in model.decoder.parameters()}
-    split = []
-    for group in groups:
-        for use_fallback in (False, True):
-            params = [p for p in group["params"] if (id(p) in decoder or p.dim() < 2) == use_fallback]
-            split += [group | {"params": params, "use_fallback": use_fallback}] if params else []
-    return create_optimizer_v2(split, settings.optimizer, lr=settings.learning_rate, weight_decay=0.0)
-
-
-def _parameter_groups(model: Recognizer, weight_decay: float, backbone_rate: float) -> list[dict[str, Any]]:
-    """Weight decay is for matrices and kernels alone; the pixels' side may learn at a rate of its own."""
-    pixels_side = {id(p) for part in (model.rectifier, model.backbone) for p in part.parameters()}
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-    for parameter in filter(lambda p: p.requires_grad, model.parameters()):
-        matrix, pixels = parameter.dim() > 1, id(parameter) in pixels_side
-        decay, share = weight_decay if matrix else 0.0, backbone_rate if pixels else 1.0
-        empty = {"params": [], "weight_decay": decay, "share_of_rate": share}
-        groups.setdefault((matrix, pixels), empty)["params"].append(parameter)
-    return list(groups.values())
-
-
-def _optimizer_tensors(optimizer: Any) -> dict[str, torch.Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{name}": torch.as_tensor(value) for i, s in state.items() for name, value in s.items()}
-
-
-def _load_optimizer(optimizer: Any, tensors: dict[str, torch.Tensor]) -> None:
-    plain = optimizer.state_dict()
-    plain["state"] = {}
-    for key, value in _below("optimizer.", tensors).items():
-        index, name = key.split(".", 1)
-        plain["state"].setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(plain)
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,67 @@
+"""The optimisers, by the settings, and what they keep: AdamW, or timm's Muon."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, muon
+
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import TrainingSettings
+from hangul_ocr.workspace import pick_number_type
+
+_newton_schulz = muon.zeropower_via_newtonschulz
+
+
+def make_optimizer(model: Recognizer, settings: TrainingSettings, device: str) -> torch.optim.Optimizer:
+    """Return AdamW, or timm's Muon for all matrices but the decoder's (Jordan et al., 2024) with AdamW for the rest."""
+    groups = _parameter_groups(model, settings.weight_decay, settings.backbone_rate)
+    if settings.optimizer == "adamw":
+        # Fused on a GPU alone: on a CPU it is not bit for bit the same after a resume.
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=device == "cuda")
+    decoder = {id(p) for p in model.decoder.parameters()}
+    split = []
+    for group in groups:
+        for use_fallback in (False, True):
+            params = [p for p in group["params"] if (id(p) in decoder or p.dim() < 2) == use_fallback]
+            split += [group | {"params": params, "use_fallback": use_fallback}] if params else []
+    _orthogonalise_in(torch.bfloat16 if pick_number_type(device) == "bfloat16" else torch.float32)
+    return create_optimizer_v2(split, settings.optimizer, lr=settings.learning_rate, weight_decay=0.0)
+
+
+def _orthogonalise_in(number_type: torch.dtype) -> None:
+    """Let Muon's Newton-Schulz steps run in ``number_type``: timm always takes bfloat16 and offers no choice.
+
+    Where a processor has no instructions for bfloat16, PyTorch emulates it and a training step takes ten times as long.
+    """
+    muon.zeropower_via_newtonschulz = partial(_newton_schulz, dtype=number_type)
+
+
+def _parameter_groups(model: Recognizer, weight_decay: float, backbone_rate: float) -> list[dict[str, Any]]:
+    """Weight decay is for matrices and kernels alone; the pixels' side may learn at a rate of its own."""
+    pixels_side = {id(p) for part in (model.rectifier, model.backbone) for p in part.parameters()}
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for parameter in filter(lambda p: p.requires_grad, model.parameters()):
+        matrix, pixels = parameter.dim() > 1, id(parameter) in pixels_side
+        decay, share = weight_decay if matrix else 0.0, backbone_rate if pixels else 1.0
+        empty = {"params": [], "weight_decay": decay, "share_of_rate": share}
+        groups.setdefault((matrix, pixels), empty)["params"].append(parameter)
+    return list(groups.values())
+
+
+def optimizer_tensors(optimizer: Any) -> dict[str, torch.Tensor]:
+    """Return what ``optimizer`` keeps for each parameter, by the parameter's number and the name."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": torch.as_tensor(value) for i, s in state.items() for name, value in s.items()}
+
+
+def load_optimizer(optimizer: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` returned."""
+    plain = optimizer.state_dict()
+    plain["state"] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        plain["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(plain)
