@@ -81,7 +81,13 @@ def lmdb(options: argparse.Namespace) -> None:
     from hangul_ocr import steps
 
     session = _session(options)
+    if options.corrections:
+        steps.keep_corrections(session.competition, session.workspace, *options.corrections)
+    elif options.no_corrections:
+        steps.forget_corrections(session.competition, session.workspace)
     print(steps.manifest_table(session.prepared).to_string())
+    for line in steps.corrections_lines(session.prepared):
+        print(line)
     print(
         f"written to {steps.data_folder(session.competition, session.workspace)}; left_out.csv names what is not there"
     )
@@ -92,6 +98,7 @@ def import_(options: argparse.Namespace) -> None:
     import dataclasses
 
     from hangul_ocr.data.building import build_lmdb
+    from hangul_ocr.data.corrections import Applied, read_corrections
     from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE
     from hangul_ocr.data.planning import ImportSettings
     from hangul_ocr.data.sources import plan
@@ -110,12 +117,15 @@ def import_(options: argparse.Namespace) -> None:
         settings=record,
         workers=Workers(options.workers, options.backend),
         shards=options.shards,
+        corrections=read_corrections(*options.corrections) if options.corrections else None,
     )
     counts = {"read": manifest.read, "kept": manifest.kept, "left out": manifest.read - manifest.kept}
     rows = [*counts.items(), *((f"  {name}", count) for name, count in sorted(manifest.left_out.items()))]
     width = max(len(name) for name, _ in rows)
     for name, count in rows:
         print(f"{name:<{width}}  {count:>11,}")
+    for line in Applied(**manifest.corrections).lines() if manifest.corrections else ():
+        print(line)
     print(f"written to {options.out}; {options.out / LEFT_OUT_FILE} names what is not there")
 
 
@@ -452,6 +462,7 @@ def _add_import(commands: Any) -> None:
     parser.add_argument("--scripts", default="Korean", metavar="LIST", help=text)
     text = "LMDBs to deal the crops among, read as one (default %(default)s)"
     parser.add_argument("--shards", type=_count, default=1, metavar="N", help=text)
+    _add_corrections(parser)
     _add_workers(parser)
 
 
@@ -459,6 +470,11 @@ def _add_verify(commands: Any) -> None:
     parser = _command(commands, verify, "verify outdoor.lmdb wild.lmdb")
     parser.add_argument("lmdbs", nargs="+", type=Path, metavar="LMDB", help="stores, ours or clovaai's")
     _add_workers(parser)
+
+
+def _add_corrections(parser: Any) -> None:
+    text = "table img_path,action,text of crops to drop or relabel (suspects.csv filled in); may be given several times"
+    parser.add_argument("--corrections", type=Path, action="append", default=[], metavar="FILE", help=text)
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -478,6 +494,11 @@ def _add_steps(commands: Any) -> None:
     for function, example in examples.items():
         parser = _command(commands, function, example)
         _add_common(parser)
+        if function is lmdb:
+            choice = parser.add_mutually_exclusive_group()
+            _add_corrections(choice)
+            text = "take the labels of train.csv as they are again"
+            choice.add_argument("--no-corrections", action="store_true", help=text)
         if function in (pretrain, train):
             _add_time_limit(parser)
         if function is train:

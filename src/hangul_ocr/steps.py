@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from hangul_ocr.data.batches import STEPS_PER_BLOCK
+from hangul_ocr.data.corrections import Applied, Corrections, read_corrections
 from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.dacon import (
     TRAIN,
@@ -30,7 +31,7 @@ from hangul_ocr.data.dacon import (
 )
 from hangul_ocr.data.folds import ensure_folds
 from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manifest
-from hangul_ocr.data.lmdb_writer import write_lmdb
+from hangul_ocr.data.lmdb_writer import with_corrections, write_lmdb
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.decoding import LANGUAGE, load_fusion, make_fusion
@@ -120,11 +121,13 @@ def _is_competition(folder: Path) -> bool:
 def prepare(competition: Competition, workspace: Workspace, settings: Settings) -> Prepared:
     """Write the competition's LMDBs and folds under ``output/data/NAME``, or take those that are there.
 
-    The folds lie where files are kept, even if LMDBs do not (Colab): they are dealt once.
+    The folds lie where files are kept, even if LMDBs do not (Colab): they are dealt once. So do corrections of the
+    training labels (:func:`keep_corrections`), which every later step goes by.
     """
     folder, kept = data_folder(competition, workspace), workspace.output / "data" / competition.name
     before = _content_hash(folder / "train.lmdb")
-    train = _store(folder / "train.lmdb", competition, train_samples, len(competition.train))
+    corrections = kept_corrections(competition, workspace)
+    train = _store(folder / "train.lmdb", competition, train_samples, len(competition.train), corrections)
     if before is not None and before != train.manifest.content_hash:
         for stale in kept.glob("folds*.csv"):
             stale.unlink()
@@ -141,10 +144,46 @@ def data_folder(competition: Competition, workspace: Workspace) -> Path:
     return workspace.scratch / "data" / competition.name
 
 
-def _store(path: Path, competition: Competition, importer, total: int) -> LmdbReader:
+def keep_corrections(competition: Competition, workspace: Workspace, *tables: Path | str) -> Corrections:
+    """Correct the training labels by ``tables`` (:mod:`data.corrections`) from now on, and by no others.
+
+    They are kept as ``corrections.csv`` beside the folds. Raises ``HangulOcrError`` for bad rows, and for corrections
+    that are of no crop of train.csv or of another label than it has.
+    """
+    corrections = read_corrections(*map(Path, tables))
+    corrections.require(dict(zip(competition.train["img_path"], competition.train["text"], strict=True)))
+    corrections.save(_corrections_file(competition, workspace))
+    return corrections
+
+
+def forget_corrections(competition: Competition, workspace: Workspace) -> None:
+    """Take the training labels as they are in train.csv from now on."""
+    _corrections_file(competition, workspace).unlink(missing_ok=True)
+
+
+def kept_corrections(competition: Competition, workspace: Workspace) -> Corrections | None:
+    """Return what the training labels are corrected by, if they are."""
+    path = _corrections_file(competition, workspace)
+    return read_corrections(path) if path.is_file() else None
+
+
+def corrections_lines(prepared: Prepared) -> list[str]:
+    """Return what became of the corrections of the training labels, for people; nothing if there are none."""
+    applied = prepared.train.manifest.corrections
+    return Applied(**applied).lines() if applied else []
+
+
+def _corrections_file(competition: Competition, workspace: Workspace) -> Path:
+    return workspace.output / "data" / competition.name / "corrections.csv"
+
+
+def _store(
+    path: Path, competition: Competition, importer, total: int, corrections: Corrections | None = None
+) -> LmdbReader:
     settings = {"competition": fingerprint(competition), "importer": importer.__name__}
-    if not matches(path, settings):
-        write_lmdb(path, importer(competition), alphabet=None, settings=settings, total=total)
+    if not matches(path, with_corrections(settings, corrections)):
+        items = importer(competition)
+        write_lmdb(path, items, alphabet=None, settings=settings, total=total, corrections=corrections)
     return LmdbReader(path)
 
 
