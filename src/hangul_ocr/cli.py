@@ -194,6 +194,20 @@ def ensemble(options: argparse.Namespace) -> None:
     print(f"{session.run.folder / results.TEST_PREDICTIONS}: {len(predictions):,} predictions")
 
 
+def suspects(options: argparse.Namespace) -> None:
+    """Rank the labels that the out-of-fold predictions contradict, as a table to decide on and a wall of pictures."""
+    from hangul_ocr.suspects import SUSPECTS, find_suspects, show_suspects, write_suspects
+
+    session = _session(options)
+    table = find_suspects(session.run, session.prepared.train).head(options.most)
+    path = write_suspects(table, options.out or session.run.folder / SUSPECTS)
+    session.show(show_suspects(table, session.prepared.train), "suspects")
+    print(
+        f"{path}: {len(table):,} labels; pictures of the first in {session.workspace.output / 'figures'}/suspects.png"
+    )
+    print("write drop or relabel under action, then `hangul-ocr lmdb --corrections` with this file")
+
+
 def submit(options: argparse.Namespace) -> None:
     """Write submissions/submission.csv, check it against the template, and log it."""
     from hangul_ocr import steps
@@ -489,6 +503,7 @@ def _add_steps(commands: Any) -> None:
         pretrain: "pretrain --preset quick --time-limit 30",
         train: "train --preset quick --fold 0 --init-from weights.safetensors",
         ensemble: "ensemble --run quick-sample",
+        suspects: "suspects --run quick-sample --most 200",
         submit: "submit --run quick-sample",
     }
     for function, example in examples.items():
@@ -501,6 +516,9 @@ def _add_steps(commands: Any) -> None:
             choice.add_argument("--no-corrections", action="store_true", help=text)
         if function in (pretrain, train):
             _add_time_limit(parser)
+        if function is suspects:
+            parser.add_argument("--most", type=_count, default=500, metavar="N", help="rows (default %(default)s)")
+            parser.add_argument("--out", type=Path, metavar="FILE", help="default: suspects.csv in the run's folder")
         if function is train:
             parser.add_argument("--fold", type=int, metavar="K", help="this fold alone, from 0 (default: all)")
             parser.add_argument("--init-from", type=Path, metavar="FILE", help="safetensors weights to start from")

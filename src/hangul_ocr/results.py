@@ -19,7 +19,7 @@ from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.training.kfold import Run
 
 ANSWERS = Path("answers") / "test_answers.csv"
-OOF, MEMBERS = "oof.csv", "members.csv"
+OOF, OOF_CANDIDATES, MEMBERS = "oof.csv", "oof_candidates.jsonl", "members.csv"
 TEST_PREDICTIONS, TEST_CANDIDATES = "test_predictions.csv", "test_candidates.jsonl"
 RESCORED = "N-best re-scored"
 

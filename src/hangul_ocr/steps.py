@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -41,7 +42,16 @@ from hangul_ocr.inference.submission import file_sha256, log_submission, write_s
 from hangul_ocr.models.checkpoint import load_model, read_header, require_alphabet
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.results import MEMBERS, OOF, RESCORED, TEST_CANDIDATES, TEST_PREDICTIONS, load_oof, oof_scores
+from hangul_ocr.results import (
+    MEMBERS,
+    OOF,
+    OOF_CANDIDATES,
+    RESCORED,
+    TEST_CANDIDATES,
+    TEST_PREDICTIONS,
+    load_oof,
+    oof_scores,
+)
 from hangul_ocr.settings import DecodingSettings, Settings, TrainingSettings
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.synthesis.stream import synthetic_sources
@@ -446,15 +456,17 @@ def say_how_long(seconds: float | None) -> None:
 
 
 def read_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
-    """Let each fold's model read the crops that it was not trained on; write and return ``oof.csv``.
+    """Let each fold's model read the crops that it was not trained on; write ``oof.csv``, its N-best lists beside it.
 
     Folds that are not trained to the end are named in a printed line.
     """
     _say_what_is_unfinished(run)
-    if _is_current(run, prepared.train, OOF):
+    if _is_current(run, prepared.train, OOF, OOF_CANDIDATES):
         return load_oof(run)
     _require_own_alphabet(run)
-    oof = pd.concat([_read_own_fold(run, prepared, fold) for fold in _trained_folds(run)], ignore_index=True)
+    tables, lists = zip(*(_read_own_fold(run, prepared, fold) for fold in _trained_folds(run)), strict=True)
+    oof = pd.concat(tables, ignore_index=True)
+    save_candidates(run.folder / OOF_CANDIDATES, oof["img_path"].tolist(), list(chain.from_iterable(lists)))
     write_table(oof, run.folder / OOF)
     _record_decoding(run, OOF)
     return oof
@@ -471,7 +483,7 @@ def _require_own_alphabet(run: Run) -> None:
         require_alphabet(path, run.alphabet)
 
 
-def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> pd.DataFrame:
+def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> tuple[pd.DataFrame, list[Reading]]:
     rows, others = fold_rows(prepared.train, prepared.folds, fold)
     source, model = LmdbCrops(prepared.train, rows), load_model(run.fold_folder(fold) / BEST)
     keys, texts = prepared.train.keys(), prepared.train.texts()
@@ -479,7 +491,7 @@ def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> pd.DataFrame:
     readings = read_crops([model], source, run.settings.candidates, progress=f"read fold {fold}", fusion=fusion)
     found = predictions_frame([keys[i] for i in rows], readings)
     found = found.rename(columns={"text": "prediction"}).assign(text=[texts[i] for i in rows], fold=fold)
-    return found[["img_path", "text", "prediction", "confidence", "fold"]]
+    return found[["img_path", "text", "prediction", "confidence", "fold"]], readings
 
 
 def _is_current(run: Run, reader: LmdbReader, *names: str) -> bool:

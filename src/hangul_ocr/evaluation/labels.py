@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from rapidfuzz.distance import Levenshtein
 
+from hangul_ocr.evaluation.errors import error_kind
 from hangul_ocr.hangul import (
     ASCII,
     FIRST_SYLLABLE,
@@ -16,8 +20,22 @@ from hangul_ocr.hangul import (
     is_syllable,
     ksx1001_syllables,
     normalise,
+    to_jaso,
 )
 
+SUSPECT_COLUMNS = [
+    "img_path",
+    "text",
+    "suggestion",
+    "action",
+    "suspicion",
+    "confidence",
+    "label_probability",
+    "label_rank",
+    "likeness",
+    "kind",
+    "fold",
+]
 ALL_SYLLABLES = "".join(map(chr, range(FIRST_SYLLABLE, FIRST_SYLLABLE + N_SYLLABLES)))
 
 
@@ -74,3 +92,42 @@ def shares_along(flags: Mapping[str, Sequence[bool]], window: int | None = None)
     window = window or max(1, len(table) // 20)
     moving = table.rolling(window, center=True).mean().dropna()
     return moving.iloc[:: max(1, len(moving) // 400)]
+
+
+def rank_suspects(
+    oof: pd.DataFrame, candidates: Mapping[str, Sequence[tuple[str, float]]] | None = None
+) -> pd.DataFrame:
+    """Return the rows of an out-of-fold table whose label the model contradicts, most suspicious first.
+
+    ``oof`` has ``img_path,text,prediction,confidence,fold``; ``candidates`` are the N-best lists by ``img_path``, each
+    of strings with their log probability. ``suspicion`` (0..1) is the product of the confidence, of how much less
+    likely the label is than the prediction, and of how near the two are in jamo, from 0.5 for nothing in common to 1:
+    a slip of the annotator changes little, while a crop of two words contradicts its label altogether. A label outside
+    the N-best is at most as likely as the last of them (without the list, as what the confidence leaves over), and its
+    ``label_rank`` is empty. ``action`` is empty, to be filled in.
+    """
+    wrong = oof[(oof["text"] != oof["prediction"]) & (oof["prediction"] != "")]
+    rows = [_suspect(row, (candidates or {}).get(row.img_path)) for row in wrong.itertuples()]
+    table = pd.DataFrame(rows, columns=SUSPECT_COLUMNS)
+    return table.sort_values(["suspicion", "img_path"], ascending=[False, True], kind="stable", ignore_index=True)
+
+
+def _suspect(row: Any, candidates: Sequence[tuple[str, float]] | None) -> tuple:
+    probability, rank = label_probability(row.text, row.confidence, candidates)
+    likeness = Levenshtein.normalized_similarity(to_jaso(row.text), to_jaso(row.prediction))
+    unlikely = 1 - min(1.0, probability / row.confidence) if row.confidence > 0 else 0.0
+    suspicion = round(row.confidence * unlikely * (0.5 + 0.5 * likeness), 4)
+    found = (suspicion, row.confidence, float(f"{probability:.3g}"), rank, round(likeness, 3))
+    return (row.img_path, row.text, row.prediction, "", *found, error_kind(row.text, row.prediction), row.fold)
+
+
+def label_probability(
+    text: str, confidence: float, candidates: Sequence[tuple[str, float]] | None
+) -> tuple[float, int | str]:
+    """Return how likely a label is at most, given the N-best list of its crop, and its place in it (from 1) or ""."""
+    if not candidates:
+        return max(0.0, 1 - confidence), ""
+    for place, (string, log_probability) in enumerate(candidates, start=1):
+        if string == text:
+            return math.exp(min(0.0, log_probability)), place
+    return math.exp(min(0.0, *(log_probability for _, log_probability in candidates))), ""
