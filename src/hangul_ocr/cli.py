@@ -303,10 +303,12 @@ def settings(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do everything: run the notebooks in order, headless, and end with a short table."""
     from hangul_ocr.notebook_runner import NotebookFailed, run_notebooks
-    from hangul_ocr.session import STOP_AT, choose_settings
+    from hangul_ocr.session import ALSO, STOP_AT, choose_settings
 
     workspace = _workspace()
     preset = _preset(options, workspace)
+    if also := _also(options):
+        os.environ[ALSO] = os.pathsep.join(also)
     if options.time_limit:
         os.environ[STOP_AT] = str(time.time() + 60 * options.time_limit)
     parameters = {"DATA": _absolute(options.data), "PRESET": preset, "RUN": options.run}
@@ -346,7 +348,18 @@ def _session(options: argparse.Namespace) -> Session:
     workspace = _workspace()
     workspace.create_folders()
     preset, minutes = _preset(options, workspace), getattr(options, "time_limit", None)
-    return find_session(workspace, _absolute(options.data), preset, options.run, options.seed, minutes)
+    also = _also(options)
+    return find_session(workspace, _absolute(options.data), preset, options.run, options.seed, minutes, also)
+
+
+def _also(options: argparse.Namespace) -> list[str]:
+    """Return the LMDBs of ``--also`` as absolute paths. Raises ``HangulOcrError`` for one that is none."""
+    from hangul_ocr.data.lmdb_store import LmdbReader
+
+    places = [path.expanduser().resolve() for path in getattr(options, "also", ())]
+    for place in places:
+        LmdbReader(place).close()
+    return list(map(str, places))
 
 
 def _preset(options: argparse.Namespace, workspace: Workspace | None = None) -> str:
@@ -445,6 +458,7 @@ def _add_run(commands: Any) -> None:
     parser = _command(commands, run, "run --preset quick --data input/open")
     _add_common(parser)
     _add_time_limit(parser)
+    _add_also(parser)
 
 
 def _add_sample_competition(commands: Any) -> None:
@@ -516,6 +530,7 @@ def _add_steps(commands: Any) -> None:
             choice.add_argument("--no-corrections", action="store_true", help=text)
         if function in (pretrain, train):
             _add_time_limit(parser)
+            _add_also(parser)
         if function is suspects:
             parser.add_argument("--most", type=_count, default=500, metavar="N", help="rows (default %(default)s)")
             parser.add_argument("--out", type=Path, metavar="FILE", help="default: suspects.csv in the run's folder")
@@ -611,6 +626,11 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
 def _add_time_limit(parser: argparse.ArgumentParser) -> None:
     text = "save and stop after so many minutes (exit code 3); the same command goes on"
     parser.add_argument("--time-limit", type=_minutes, metavar="MIN", help=text)
+
+
+def _add_also(parser: argparse.ArgumentParser) -> None:
+    text = "an imported LMDB to learn from beside the competition, never validated on; may be given several times"
+    parser.add_argument("--also", type=Path, action="append", default=[], metavar="LMDB", help=text)
 
 
 def _count(text: str) -> int:

@@ -178,6 +178,9 @@ class Settings:
 
     With ``start`` = ``shipped`` the folds begin from the weights that come with the package, whose network ``model``
     must be, and there is no pretraining; with ``scratch`` they begin from the run's own.
+
+    ``extra_lmdbs`` are further stores of real crops to learn from: in pretraining ``real_share`` of all crops, beside
+    the synthetic ones; in the fine-tuning of a fold ``extra_share`` of the real crops. They are never validated on.
     """
 
     preset: str = "quick"
@@ -190,6 +193,9 @@ class Settings:
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     start: str = "scratch"
     seed: int = 0
+    extra_lmdbs: list[str] = field(default_factory=list)
+    real_share: float = 0.5
+    extra_share: float = 0.25
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -200,6 +206,12 @@ class Settings:
             _refuse("trained_folds", self.trained_folds, f"at most the number of folds, {self.folds}")
         if not 0 <= self.seed < 2**32:
             _refuse("seed", self.seed, "from 0 to 4294967295")
+        if not all(isinstance(path, str) and path.strip() for path in self.extra_lmdbs):
+            _refuse("extra_lmdbs", self.extra_lmdbs, "a list of folders, such as ['outdoor.lmdb']")
+        if not 0 <= self.real_share <= 1:
+            _refuse("real_share", self.real_share, "from 0 to 1")
+        if not 0 <= self.extra_share < 1:
+            _refuse("extra_share", self.extra_share, "from 0 to below 1")
 
     def to_json(self) -> str:
         """Return the settings as indented JSON."""

@@ -30,6 +30,7 @@ from hangul_ocr.data.dacon import (
     test_samples,
     train_samples,
 )
+from hangul_ocr.data.extra import ChainedCrops, ExtraStore, extra_crops, open_extra
 from hangul_ocr.data.folds import ensure_folds
 from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manifest
 from hangul_ocr.data.lmdb_writer import with_corrections, write_lmdb
@@ -68,10 +69,12 @@ from hangul_ocr.training.kfold import (
 )
 from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult
 from hangul_ocr.weights import FOLDER, WEIGHTS, shipped_weights
-from hangul_ocr.workspace import Workspace, atomic_write_json, git_commit, is_main_process
+from hangul_ocr.workspace import Workspace, atomic_write_json, git_commit, is_main_process, main_process_first
 
 #: Beside a fold's weights: which weights it began from.
 START = "init_from.json"
+#: Beside a stage's weights: the further LMDBs that it learns from.
+EXTRA = "extra_lmdbs.json"
 
 
 class StoppedOnTime(HangulOcrError):
@@ -333,7 +336,36 @@ def pretrain_run(run: Run, prepared: Prepared, deadline: float | None = None) ->
     if done is not None:
         return done
     stream, validation = synthetic_sources(prepared.competition.folder, run.settings.seed)
-    return _finished(pretrain(run, stream, validation, deadline), "pretraining")
+    extra = _extra(run, prepared, run.pretrained.parent, run.settings.pretraining, run.settings.real_share)
+    return _finished(pretrain(run, stream, validation, deadline, extra), "pretraining")
+
+
+def _extra(run: Run, prepared: Prepared, folder: Path, stage: TrainingSettings, share: float) -> ChainedCrops | None:
+    """Return the crops of the settings' ``extra_lmdbs``, said and kept beside the weights; None if none are used."""
+    if not (run.settings.extra_lmdbs and share > 0):
+        return None
+    with main_process_first():
+        stores = open_extra(run.settings.extra_lmdbs, run.alphabet, prepared.train)
+        _record_extra(folder, stores)
+    if is_main_process():
+        for store in stores:
+            print(f"{folder.name} learns from {store.line()}")
+    return extra_crops(stores, stage.augment, run.settings.model.short_side)
+
+
+def _record_extra(folder: Path, stores: list[ExtraStore]) -> None:
+    """Keep beside a stage's weights what else it learns from. Refuses other crops for a stage that has begun."""
+    facts, path = [store.facts() for store in stores], folder / EXTRA
+    if path.is_file() and (folder / LAST).is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        changed = [store["path"] for store, before in zip(facts, kept, strict=False) if store != before]
+        if changed or len(kept) != len(facts):
+            what = changed[0] if changed else "another number of LMDBs"
+            raise HangulOcrError(
+                f"{folder}: began with other crops of {what} than are there now; name another run, or delete the folder"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(path, facts)
 
 
 def _shipped_result(run: Run) -> StageResult:
@@ -386,7 +418,8 @@ def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, 
     synthetic = None
     if stage.synthetic_share > 0:
         synthetic, _ = synthetic_sources(prepared.competition.folder, run.settings.seed + 1)
-    result = train_fold(run, fold, prepared.train, prepared.folds, synthetic, start, deadline)
+    extra = _extra(run, prepared, folder, stage, run.settings.extra_share)
+    result = train_fold(run, fold, prepared.train, prepared.folds, synthetic, start, deadline, extra)
     return _finished(result, f"fold {fold}")
 
 

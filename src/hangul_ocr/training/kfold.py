@@ -16,6 +16,7 @@ import pandas as pd
 
 from hangul_ocr.data.batches import TrainingBlocks, fixed_groups
 from hangul_ocr.data.crops import CropSource, LmdbCrops, rarity_weights
+from hangul_ocr.data.extra import CropsBeside
 from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.models.checkpoint import initialise_from, load_model, require_alphabet
@@ -111,11 +112,22 @@ def _differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
     return names
 
 
-def pretrain(run: Run, synthetic: CropSource, validation: CropSource, deadline: float | None = None) -> StageResult:
-    """Train the run's network on streamed synthetic crops; ``validation`` are crops that the stream never shows."""
+def pretrain(
+    run: Run,
+    synthetic: CropSource,
+    validation: CropSource,
+    deadline: float | None = None,
+    extra: CropSource | None = None,
+) -> StageResult:
+    """Train the run's network on streamed synthetic crops; ``validation`` are crops that the stream never shows.
+
+    ``extra`` are real crops, which the settings' ``real_share`` of all are drawn from.
+    """
     settings = run.settings
     model = _fresh_model(run, "pretraining")
-    blocks = _blocks(run, settings.pretraining, seed=settings.seed, synthetic=synthetic)
+    share = 1.0 if extra is None else 1 - settings.real_share
+    stage = replace(settings.pretraining, synthetic_share=share)
+    blocks = _blocks(run, stage, seed=settings.seed, synthetic=synthetic, real=extra)
     return _run_stage("pretraining", run, model, blocks, validation, settings.pretraining, "pretraining", deadline)
 
 
@@ -127,8 +139,12 @@ def train_fold(
     synthetic: CropSource | None = None,
     init_from: Path | None = None,
     deadline: float | None = None,
+    extra: CropSource | None = None,
 ) -> StageResult:
-    """Fine-tune on all folds but ``fold``, validating on it, from ``init_from`` (or from nothing if that is None)."""
+    """Fine-tune on all folds but ``fold``, validating on it, from ``init_from`` (or from nothing if that is None).
+
+    ``extra`` are further real crops, which the settings' ``extra_share`` of the real ones are drawn from.
+    """
     settings = run.settings
     model = _fresh_model(run, f"fold{fold}", init_from)
     if init_from is not None:
@@ -137,6 +153,9 @@ def train_fold(
     real = LmdbCrops(reader, others, settings.fine_tuning.augment)
     stage, seed = settings.fine_tuning, settings.seed * 1000 + fold + 1
     weights = rarity_weights(real.texts(), stage.balance) if stage.balance else None
+    if extra is not None:
+        real = CropsBeside(real, extra, settings.extra_share)
+        weights = None if weights is None else real.weights(weights)
     blocks = _blocks(run, stage, seed=seed, real=real, synthetic=synthetic, real_weights=weights)
     held_out = LmdbCrops(reader, own)
     return _run_stage(f"fold {fold}", run, model, blocks, held_out, stage, f"fold{fold}", deadline)
