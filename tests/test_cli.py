@@ -370,6 +370,19 @@ def test_folds_begin_from_the_shipped_weights_without_pretraining(shipped, train
     assert {"crops", "valid_accuracy"} <= set(curve.columns)
 
 
+def test_pretraining_goes_on_from_weights_and_counts_their_crops(shipped, trained, capsys):
+    start = weights.FOLDER / WEIGHTS
+    options = ["--preset", "smoke", "--run", "second", "--seed", "1", "--init-from", str(start)]
+    assert cli.main(["pretrain", *options]) == 0
+    folder = trained / "output" / "runs" / "second" / "pretraining"
+    before, crops = read_header(start)["facts"]["crops"], read_table(folder / "metrics.csv")["crops"].astype(int)
+    assert before > 0
+    assert crops.tolist() == [2 * before]  # as many steps again
+    other = trained / "output" / "runs" / "smoke-sample" / "fold0" / "best.safetensors"
+    assert "began from" in error_of(capsys, "pretrain", *options[:-1], other)
+    assert "--from-scratch" in error_of(capsys, "pretrain", "--settings", shipped, "--init-from", start)
+
+
 def test_a_network_that_is_not_the_shipped_one_is_refused(shipped, trained, tmp_path, capsys):
     values = json.loads(shipped.read_text(encoding="utf-8"))
     values["model"]["hidden"] = 48

@@ -162,7 +162,7 @@ def pretrain(options: argparse.Namespace) -> None:
 
     session = _session(options)
     steps.say_how_long(steps.estimated_seconds(session.run)["pretrain"])
-    result = steps.pretrain_run(session.run, session.prepared, session.deadline)
+    result = steps.pretrain_run(session.run, session.prepared, session.deadline, options.init_from)
     _say(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of its own validation crops are read exactly")
 
 
@@ -536,6 +536,7 @@ def _add_steps(commands: Any) -> None:
             parser.add_argument("--out", type=Path, metavar="FILE", help="default: suspects.csv in the run's folder")
         if function is train:
             parser.add_argument("--fold", type=int, metavar="K", help="this fold alone, from 0 (default: all)")
+        if function in (pretrain, train):
             parser.add_argument("--init-from", type=Path, metavar="FILE", help="safetensors weights to start from")
 
 
@@ -613,7 +614,14 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--preset", metavar="P", help="smoke, quick (default), colab or full")
+    choice.add_argument("--preset", metavar="P", help="smoke, quick (default), scratch, colab or full")
+    choice.add_argument(
+        "--from-scratch",
+        dest="preset",
+        action="store_const",
+        const="scratch",
+        help="--preset scratch: quick, but not from the weights that ship",
+    )
     choice.add_argument("--settings", type=Path, metavar="FILE", help="a settings file instead of a preset")
     parser.add_argument(
         "--seed",

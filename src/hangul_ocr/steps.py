@@ -324,20 +324,29 @@ def _progress(folder: Path) -> Progress:
         raise HangulOcrError(f"{folder / LAST}: of another version; name another run, or delete the folder") from None
 
 
-def pretrain_run(run: Run, prepared: Prepared, deadline: float | None = None) -> StageResult:
+def pretrain_run(
+    run: Run, prepared: Prepared, deadline: float | None = None, init_from: Path | None = None
+) -> StageResult:
     """Pretrain the run's network on streamed synthetic crops; a sample competition's test words and font stay out.
 
-    With the shipped weights there is nothing to do; the result is then that of their own training. Raises
+    ``init_from`` are weights to go on from, such as those that ship; another seed than theirs shows other crops. In a
+    run that starts from the shipped weights there is nothing to do: the result is that of their own training. Raises
     :class:`StoppedOnTime` if the ``deadline`` came before the end.
     """
     if run.settings.start == "shipped":
+        if init_from is not None:
+            raise HangulOcrError("this run's folds start from the weights that ship: pretrain under --from-scratch")
         return _shipped_result(run)
+    if init_from is not None:
+        _require_same_start(run.pretrained.parent, init_from)
     done = finished_stage(run.pretrained.parent, run.settings.pretraining)
     if done is not None:
         return done
+    if init_from is not None:
+        _record_start(run.pretrained.parent, init_from)
     stream, validation = synthetic_sources(prepared.competition.folder, run.settings.seed)
     extra = _extra(run, prepared, run.pretrained.parent, run.settings.pretraining, run.settings.real_share)
-    return _finished(pretrain(run, stream, validation, deadline, extra), "pretraining")
+    return _finished(pretrain(run, stream, validation, init_from, deadline, extra), "pretraining")
 
 
 def _extra(run: Run, prepared: Prepared, folder: Path, stage: TrainingSettings, share: float) -> ChainedCrops | None:
