@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ from hangul_ocr.hangul import (
     ASCII,
     FIRST_SYLLABLE,
     N_SYLLABLES,
+    SIGNS,
     Alphabet,
     is_placeholder,
     is_syllable,
@@ -40,6 +43,9 @@ SUSPECT_COLUMNS = [
 # of them in as many suspects, with this 71 %; the confidence alone 53 %.
 NEARNESS = 2.0
 _SMALLEST = 1e-12
+OWN_CHARACTERS = "the labels' own characters, each label against the others"
+# Narrow letters or two lines of text fill a crop twice and more; letter-spaced text a third of it.
+MOST_FILLED, LEAST_FILLED = 3.0, 0.2
 ALL_SYLLABLES = "".join(map(chr, range(FIRST_SYLLABLE, FIRST_SYLLABLE + N_SYLLABLES)))
 
 
@@ -76,15 +82,77 @@ def alphabets(texts: Sequence[str] = ()) -> dict[str, str]:
 
 
 def alphabet_losses(texts: Sequence[str], named: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Return for each alphabet its ``characters``, and ``rows_lost``, ``share_lost``: labels that it cannot write."""
+    """Return for each alphabet its ``characters``, and ``rows_lost``, ``share_lost``: labels that it cannot write.
+
+    Without ``named`` alphabets these are :func:`alphabets`, and before them the labels' own characters. Those can write
+    every label; so each label is held against the characters of the others, as a test label will be.
+    """
     texts = [normalise(text) for text in texts if text and not is_placeholder(text)]
     rows = {}
     for name, characters in (named or alphabets(texts)).items():
         known = set(characters)
         lost = sum(not known.issuperset(text) for text in texts)
         rows[name] = {"characters": len(known), "rows_lost": lost, "share_lost": lost / max(1, len(texts))}
+    if named is None:
+        rows = {OWN_CHARACTERS: _loss_of_own(texts)} | rows
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.astype({"characters": int, "rows_lost": int})
+
+
+def _loss_of_own(texts: Sequence[str]) -> dict[str, float]:
+    counts = Counter(character for text in texts for character in set(text))
+    lost = sum(any(counts[character] == 1 for character in text) for text in texts)
+    return {"characters": len(counts), "rows_lost": lost, "share_lost": lost / max(1, len(texts))}
+
+
+def odd_labels(texts: Sequence[str]) -> pd.DataFrame:
+    """Return ``row,text,oddity,detail`` of labels, as written in the file, to be looked at; a row may be odd twice."""
+    found = [(row, text, *oddity) for row, text in enumerate(texts) for oddity in _oddities(text)]
+    return pd.DataFrame(found, columns=["row", "text", "oddity", "detail"])
+
+
+def _oddities(text: str) -> list[tuple[str, str]]:
+    known = normalise(text)
+    outside = sorted({c for c in known if not (is_syllable(c) or c in ASCII or c in SIGNS or c.isspace())})
+    jamo = [c for c in outside if "\u3131" <= c <= "\u318e"]
+    other = "".join(c for c in outside if c not in jamo and not _is_odd_space(c))
+    checks = {
+        "empty": not text.strip(),
+        "placeholder": is_placeholder(text),
+        "not in NFC": known != text,
+        "space at an end": text.strip() != text and bool(text.strip()),
+        "two spaces in a row": "  " in text,
+        "odd space": any(map(_is_odd_space, text)),
+        "jamo that are no syllable": bool(jamo),
+        "rare sign": bool(other),
+    }
+    details = {"rare sign": other, "jamo that are no syllable": "".join(jamo)}
+    return [(name, details.get(name, "")) for name, is_so in checks.items() if is_so]
+
+
+def _is_odd_space(character: str) -> bool:
+    """Tell whether a character is a space, or is invisible, without being the plain space."""
+    return character != " " and (character.isspace() or unicodedata.category(character) in ("Cf", "Cc"))
+
+
+def odd_shapes(texts: Sequence[str], widths: Sequence[float], heights: Sequence[float]) -> pd.DataFrame:
+    """Return ``row,text,oddity,detail`` of crops whose label is too long or too short for them: one is cut off.
+
+    A label that fills its crop has about as many ems (a syllable is one) as the crop's long side has short sides.
+    """
+    found = []
+    for row, (text, width, height) in enumerate(zip(texts, widths, heights, strict=True)):
+        filled = ems(text) * min(width, height) / max(width, height)
+        if len(text) > 2 and filled > MOST_FILLED:
+            found.append((row, text, "label too long for its crop", f"{filled:.1f} times"))
+        elif filled < LEAST_FILLED and text and not is_placeholder(text):
+            found.append((row, text, "crop too long for its label", f"{1 / filled:.1f} times"))
+    return pd.DataFrame(found, columns=["row", "text", "oddity", "detail"])
+
+
+def ems(text: str) -> float:
+    """Return about how wide a text is, in syllables."""
+    return sum(0.35 if c == " " else 1.0 if unicodedata.east_asian_width(c) in "WF" else 0.55 for c in text)
 
 
 def shares_along(flags: Mapping[str, Sequence[bool]], window: int | None = None) -> pd.DataFrame:
