@@ -42,7 +42,7 @@ TWINS = "looks like another crop with another label"
 
 
 def crop_facts(competition: Competition) -> pd.DataFrame:
-    """Return ``img_path,text`` (and ``source,group``) of the train crops in file order, with ``survey_files``'s facts."""
+    """Return ``img_path,text`` (``source,group``) of the train crops in file order, with ``survey_files``'s facts."""
     files = ImageFiles(competition.folder)
     facts = survey_files([files.find(path) for path in competition.train["img_path"]])
     told = [name for name in ("img_path", "text", "source", "group") if name in competition.train]

@@ -82,7 +82,7 @@ def sources_compared(crops: pd.DataFrame) -> Figure:
     for i, (source, part) in enumerate(crops.groupby("source", sort=False)):
         colour = _COLOURS[i % len(_COLOURS)]
         shares = np.bincount([min(len(text), _LONGEST) for text in part["text"]], minlength=_LONGEST + 1) / len(part)
-        lengths.plot(shares, color=colour, marker=".", label=str(source))
+        lengths.plot(np.arange(1, _LONGEST + 1), shares[1:], color=colour, marker=".", label=str(source))
         _outline(ratios, part["width"] / part["height"], np.geomspace(0.1, 20, 25), colour)
         _outline(sizes, part[["width", "height"]].min(axis=1), np.geomspace(8, 1024, 22), colour)
     lengths.set(xlabel=f"characters ({_LONGEST}: that or more)", ylabel="share of the source's crops", xlim=(0.5, None))

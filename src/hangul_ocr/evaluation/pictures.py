@@ -128,17 +128,21 @@ def suspects_wall(images: Sequence[np.ndarray], suspects: pd.DataFrame, columns:
 def groups_wall(
     groups: Sequence[Sequence[np.ndarray]], captions: Sequence[Sequence[str]], names: Sequence[str], columns: int = 8
 ) -> Figure:
-    """Draw groups of crops, each on one line under its name, at most ``columns`` of its crops with their labels."""
+    """Draw groups of crops, each under its name, at most ``columns`` of its crops with their labels.
+
+    Small groups stand two on a line.
+    """
     if not len(groups):
         return sentence_figure("No two crops belong together.")
-    line, width = 1.4, (WIDTH - 2 * _MARGIN) / columns
-    sheet = _sheet(_TITLE + line * len(groups) + _MARGIN)
-    _title(sheet, f"The {len(groups)} largest groups: each stays in one fold")
+    beside = 2 if max(map(len, groups)) <= columns // 2 else 1
+    across, width = columns // beside, (WIDTH - 2 * _MARGIN) / columns
+    sheet = _sheet(_TITLE + 1.45 * math.ceil(len(groups) / beside) + _MARGIN)
+    _title(sheet, f"The {len(groups)} largest groups of crops that belong together: each stays in one fold")
     for i, (images, texts, name) in enumerate(zip(groups, captions, names, strict=True)):
-        top = _TITLE + i * line
-        fit(sheet.text(_MARGIN, top + 0.1, name, va="center", fontsize=9, color=GREY), WIDTH - 2 * _MARGIN)
-        for j, (image, text) in enumerate(list(zip(images, texts, strict=True))[:columns]):
-            box = (_MARGIN + j * width + _GAP / 2, top + 0.24, width - _GAP, 0.72)
+        left, top = _MARGIN + i % beside * across * width, _TITLE + i // beside * 1.45
+        fit(sheet.text(left, top + 0.1, name, va="center", fontsize=9, color=GREY), across * width - _GAP)
+        for j, (image, text) in enumerate(list(zip(images, texts, strict=True))[:across]):
+            box = (left + j * width + _GAP / 2, top + 0.24, width - _GAP, 0.72)
             _picture(sheet, image, box, None)
             _caption(sheet, text, box, INK)
     return sheet.figure
