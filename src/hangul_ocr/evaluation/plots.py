@@ -60,6 +60,7 @@ __all__ = [
     "reliability",
     "save_figure",
     "shapes",
+    "shown",
     "use_korean_font",
 ]
 
