@@ -34,6 +34,7 @@ STEPS = (
     "pretrain",
     "train",
     "ensemble",
+    "suspects",
     "submit",
     "validate",
     "predict",

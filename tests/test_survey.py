@@ -19,7 +19,9 @@ from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.sample import Sample
 from hangul_ocr.data.survey import survey_files
 from hangul_ocr.evaluation import overview
-from hangul_ocr.evaluation.labels import OWN_CHARACTERS, alphabet_losses, odd_labels, odd_shapes
+from hangul_ocr.evaluation.labels import OWN_CHARACTERS, alphabet_losses, odd_labels, odd_shapes, rank_suspects
+from hangul_ocr.evaluation.pictures import groups_wall, suspects_wall
+from hangul_ocr.evaluation.style import save_figure
 
 
 def png(image: np.ndarray) -> bytes:
@@ -186,3 +188,32 @@ def test_sources_stand_side_by_side_clovaai_files_too(mini_competition, tmp_path
 
 def test_a_survey_of_nothing_is_empty():
     assert survey_files([]).empty
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+CROP = np.full((20, 60, 3), 200, np.uint8)
+OOF = pd.DataFrame({"img_path": ["a", "b"], "text": ["가게 집", "뷁"], "prediction": ["기게집", "뷀"]})
+OOF = OOF.assign(confidence=0.9, fold=0)
+SOURCES = pd.DataFrame({"source": ["간판", "b"] * 4, "text": "가 나", "width": [60, 20] * 4, "height": 30})
+FIGURES = {
+    "suspects": lambda: suspects_wall([CROP, CROP], rank_suspects(OOF, {"a": [("기게집", -0.1), ("가게 집", -20.0)]})),
+    "groups of few": lambda: groups_wall([[CROP, CROP]] * 3, [["가", "나"]] * 3, ["2 crops"] * 3),
+    "groups of many": lambda: groups_wall([[CROP] * 9], [["가"] * 9], ["9 crops, 긴 이름 " * 20]),
+    "alphabets": lambda: overview.alphabet_losses(alphabet_losses(["가 나", "뷁"])),
+    "sources": lambda: overview.sources_compared(SOURCES),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.filterwarnings("error")
+def test_figures_are_drawn_without_a_missing_glyph_or_an_empty_panel(name, tmp_path):
+    figure = FIGURES[name]()
+    assert save_figure(figure, tmp_path / "a.png").stat().st_size > 1000
+    assert all(axes.has_data() or axes.texts for axes in figure.axes)
+
+
+def test_with_nothing_to_draw_a_sentence_says_so():
+    for figure in (suspects_wall([], rank_suspects(OOF.head(0))), groups_wall([], [], [])):
+        assert not figure.axes
+        assert figure.texts

@@ -60,7 +60,6 @@ __all__ = [
     "reliability",
     "save_figure",
     "shapes",
-    "shown",
     "use_korean_font",
 ]
 
