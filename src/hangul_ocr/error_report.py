@@ -41,7 +41,7 @@ class WrittenReport:
 
 
 def write_report(run: Run, prepared: Prepared, path: Path, max_megabytes: float = 20) -> WrittenReport:
-    """Write the errors of ``run`` as one HTML file, whole or not at all; ``max_megabytes`` bounds its pictures of crops.
+    """Write the errors of ``run`` as one HTML file, whole or not at all; ``max_megabytes`` bounds its crops.
 
     Raises ``HangulOcrError`` if the folder cannot be written, which is tried first, or if ``oof.csv`` does not hold
     every row that it should.
@@ -64,7 +64,7 @@ def error_report(frame: pd.DataFrame, crops: LmdbReader, name: str, max_megabyte
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     return Report(
         title=f"Error report: {name}",
-        subtitle=f"오답 분석 · {len(frame):,} out-of-fold readings, each by the model that had not seen the crop · {today}",
+        subtitle=f"오답 분석 · {len(frame):,} crops, each read by a model that had never seen it · {today}",
         frame=frame,
         crops=pictures,
         cards=_cards(frame, scores),
@@ -137,9 +137,8 @@ def _cards(frame: pd.DataFrame, scores: Scores) -> list[tuple[str, str]]:
     if "confidence" in frame:
         table = calibration_table(frame["confidence"], frame["correct"], frame.get("fold"))
         before, after = (100 * value for value in table["calibration error"])
-        cards.append(
-            (f"{before:.1f} → {after:.1f}", f"points of calibration error, before and after a {table.index[1]}")
-        )
+        what = f"points of calibration error, before and after a {table.index[1]}"
+        cards.append((f"{before:.1f} → {after:.1f}", what))
     return cards
 
 

@@ -1,7 +1,9 @@
 """Does the confidence mean what it says, and how to make it: calibration error, temperature, accuracy by coverage.
 
-Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: one number, the temperature, divides the log odds of
-every confidence. It changes no reading and no order of readings.
+One number, the temperature, divides the log probability of every string that was read, in the manner of Guo et al., "On
+Calibration of Modern Neural Networks", ICML 2017. (They divide the logits of all classes; of a string only its own
+probability is kept, and that is a product over its characters, so that long strings are doubted too much.) It changes
+no reading and no order of readings.
 """
 
 from __future__ import annotations
@@ -39,15 +41,14 @@ def fit_temperature(confidences: Sequence[float], correct: Sequence[bool]) -> fl
     table = _known(confidences, correct)
     if table.empty:
         return 1.0
-    odds, right = _log_odds(table["confidence"].to_numpy()), table["correct"].to_numpy()
-    signed = np.where(right, odds, -odds)
-    losses = [np.logaddexp(0, -signed / temperature).mean() for temperature in _TEMPERATURES]
+    confidences, right = table["confidence"].to_numpy(), table["correct"].to_numpy()
+    losses = [_log_loss(tempered(confidences, temperature), right) for temperature in _TEMPERATURES]
     return float(_TEMPERATURES[int(np.argmin(losses))])
 
 
 def tempered(confidences: Sequence[float], temperature: float) -> np.ndarray:
-    """Return the confidences (N,) after their log odds are divided by ``temperature``; above 1 makes them humbler."""
-    return 1 / (1 + np.exp(-_log_odds(np.asarray(confidences, dtype=float)) / temperature))
+    """Return the confidences (N,) after their logarithms are divided by ``temperature``; above 1 makes them surer."""
+    return np.clip(np.asarray(confidences, dtype=float), 0, 1) ** (1 / temperature)
 
 
 def cross_calibrated(
@@ -83,11 +84,10 @@ def calibration_table(
 
 def _judged(confidences: Sequence[float], correct: Sequence[bool]) -> dict[str, float]:
     table = _known(confidences, correct)
-    p = np.clip(table["confidence"].to_numpy(), _EDGE, 1 - _EDGE)
-    right = table["correct"].to_numpy()
+    p, right = table["confidence"].to_numpy(), table["correct"].to_numpy()
     return {
         "calibration error": calibration_error(confidences, correct),
-        "log loss": float(-np.log(np.where(right, p, 1 - p)).mean()) if len(p) else float("nan"),
+        "log loss": _log_loss(p, right) if len(p) else float("nan"),
         "Brier score": float(((p - right) ** 2).mean()) if len(p) else float("nan"),
     }
 
@@ -123,6 +123,6 @@ def _known(confidences: Sequence[float], correct: Sequence[bool]) -> pd.DataFram
     return table.dropna().reset_index(drop=True)
 
 
-def _log_odds(confidences: np.ndarray) -> np.ndarray:
-    clipped = np.clip(confidences, _EDGE, 1 - _EDGE)
-    return np.log(clipped) - np.log1p(-clipped)
+def _log_loss(confidences: np.ndarray, correct: np.ndarray) -> float:
+    p = np.clip(confidences, _EDGE, 1 - _EDGE)
+    return float(-np.log(np.where(correct, p, 1 - p)).mean())

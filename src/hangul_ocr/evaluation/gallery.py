@@ -43,7 +43,7 @@ def view(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     if "confidence" not in frame:
         return frame.iloc[:0]
     if name == SUSPECTS:
-        return suspicious_labels(frame, None)
+        return suspicious_labels(frame)
     rows = frame[frame["correct"] == (name == UNCERTAIN_RIGHT)].dropna(subset=["confidence"])
     return rows.sort_values("confidence", ascending=name == UNCERTAIN_RIGHT, kind="stable")
 

@@ -104,10 +104,8 @@ def versus(
     for image, text, a, b, box in zip(images, texts, first, second, boxes, strict=True):
         _picture(sheet, image, box, None)
         left, top, width, height = box
-        _named_line(sheet, "label", text, [INK] * len(text), (left, top + height + 0.17, width))
-        for line, (name, read) in enumerate(zip(names, (a, b), strict=True), start=1):
-            colours = _character_colours(text, read, (INK, INK))
-            _named_line(sheet, name, read, colours, (left, top + height + 0.17 + 0.25 * line, width))
+        for line, (name, read) in enumerate([("label", text), (names[0], a), (names[1], b)]):
+            _named_line(sheet, name, align(text, read), (left, top + height + 0.17 + 0.25 * line, width))
     return sheet.figure
 
 
@@ -328,19 +326,18 @@ def _mark_spike(above: Any, below: Any, character: str, span: tuple[int, int, in
     below.axvline(peak, color=colour, linewidth=1.2, alpha=0.5)
 
 
-def _named_line(sheet: Any, name: str, text: str, colours: Sequence[str], place: tuple[float, float, float]) -> None:
-    """Write ``name`` small and then ``text`` in cells of one character, each in its colour, within a width."""
+def _named_line(sheet: Any, name: str, ops: list[Op], place: tuple[float, float, float]) -> None:
+    """Write ``name`` small, then what was read in cells of one character, what differs from the label coloured."""
     left, y, width = place
-    name_width = 0.34 * width
+    name_width = 0.27 * width
     fit(sheet.text(left, y, shown_caption(name), va="center", fontsize=7.5, color=GREY), name_width - 0.05)
-    pitch = min(0.2, (width - name_width) / max(len(text), 1))
-    if not text:
-        sheet.text(left + name_width, y, "nothing", va="center", fontsize=8, color=WRONG, style="italic")
-    for i, (character, colour) in enumerate(zip(text, colours, strict=True)):
-        glyph = shown(character) if colour == WRONG or not character.isspace() else " "
-        weight = "bold" if colour == WRONG else "normal"
-        style = {"fontsize": min(12.0, 0.82 * pitch / _POINT), "color": colour, "fontweight": weight}
-        sheet.text(left + name_width + (i + 0.5) * pitch, y, glyph, ha="center", va="center", **style)
+    pitch = min(0.2, (width - name_width) / max(len(ops), 1))
+    for i, op in enumerate(ops):
+        wrong = op.kind != MATCH
+        glyph = (shown(op.predicted) if wrong or not op.predicted.isspace() else " ") or "·"
+        style = {"fontsize": min(12.0, 0.82 * pitch / _POINT), "fontweight": "bold" if wrong else "normal"}
+        x = left + name_width + (i + 0.5) * pitch
+        sheet.text(x, y, glyph, ha="center", va="center", color=WRONG if wrong else INK, **style)
 
 
 def _character_colours(text: str, read: str, right: tuple[str, str] = (BLUE, GREEN)) -> list[str]:
@@ -367,7 +364,8 @@ def _map_across(image: np.ndarray, found: Alignment, colours: Sequence[str]) -> 
     above = figure.add_axes((place[0], 1 - (0.72 + crop) / total, place[1], crop / total))
     below = figure.add_axes((place[0], 0.5 / total, place[1], rows / total))
     _tinted_crop(above, image, (0, steps, 0, 1), _tint(colours, found.weights)[None])
-    for x, character, colour in zip(found.places() * steps, found.read, colours, strict=True):
+    places = _apart(found.places() * steps, 0.24 * steps / width)
+    for x, character, colour in zip(places, found.read, colours, strict=True):
         above.text(x, 1.04, shown(character), ha="center", va="bottom", fontsize=14, color=colour, fontweight="bold")
     _weight_map(below, found.weights, (0, steps, len(found.read), 0))
     below.set_yticks(np.arange(len(found.read)) + 0.5, [shown(c) for c in found.read], fontsize=11)
@@ -388,7 +386,8 @@ def _map_down(image: np.ndarray, found: Alignment, colours: Sequence[str]) -> Fi
     left = figure.add_axes((0.75 / WIDTH, span[0], width / WIDTH, span[1]))
     right = figure.add_axes(((1.5 + width) / WIDTH, span[0], columns / WIDTH, span[1]))
     _tinted_crop(left, image, (0, 1, steps, 0), _tint(colours, found.weights)[:, None])
-    for y, character, colour in zip(found.places() * steps, found.read, colours, strict=True):
+    places = _apart(found.places() * steps, 0.24 * steps / height)
+    for y, character, colour in zip(places, found.read, colours, strict=True):
         left.text(1.06, y, shown(character), ha="left", va="center", fontsize=14, color=colour, fontweight="bold")
     _weight_map(right, found.weights.T, (0, len(found.read), steps, 0))
     right.xaxis.tick_top()
@@ -397,6 +396,15 @@ def _map_down(image: np.ndarray, found: Alignment, colours: Sequence[str]) -> Fi
     right.set(ylabel="time step, from top to bottom")
     right.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def _apart(places: np.ndarray, least: float) -> np.ndarray:
+    """Return rising ``places`` moved apart until neighbours are ``least`` away, about where they were."""
+    forward, backward = np.array(places, dtype=float), np.array(places, dtype=float)
+    for i in range(1, len(places)):
+        forward[i] = max(forward[i], forward[i - 1] + least)
+        backward[-i - 1] = min(backward[-i - 1], backward[-i] - least)
+    return (forward + backward) / 2
 
 
 def _tinted_crop(ax: Any, image: np.ndarray, extent: Box, tint: np.ndarray) -> None:

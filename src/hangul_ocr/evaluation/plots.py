@@ -274,10 +274,11 @@ def slice_gains(report: pd.DataFrame, top: int = 16) -> Figure:
         text = f"{_share(row['accuracy'])} right, {_share(row['share_of_errors'])} of errors"
         ax.text(max(row["gain_high"], row["gain"]) + 0.02 * reach, i, text, va="center", fontsize=8, color=GREY)
     ax.axvline(0, color=GREY, linewidth=0.8)
-    ax.set(ylim=(len(table) - 0.4, -0.6), xlim=(min(0.0, table["gain_low"].min()), 1.42 * reach))
+    least = min(0.0, 1.05 * float(table["gain_low"].min()))
+    ax.set(ylim=(len(table) - 0.4, -0.6), xlim=(least, 1.5 * reach))
     ax.set_xlabel("points of accuracy to gain if the slice were as good as all other crops, with 95 % interval")
     ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
-    ax.set_xticks([tick for tick in ax.get_xticks() if tick <= reach])
+    ax.set_xticks([tick for tick in ax.get_xticks() if least <= tick <= reach])
     best = table.iloc[0]
     headline(
         figure,
@@ -288,26 +289,33 @@ def slice_gains(report: pd.DataFrame, top: int = 16) -> Figure:
 
 
 @drawn
-def syllable_confusion(pairs: pd.DataFrame, top: int = 30) -> Figure:
-    """Draw the heaviest rows of ``errors.confused_pairs`` as a heat map: label down the side, reading across."""
+def syllable_confusion(pairs: pd.DataFrame, top: int = 32) -> Figure:
+    """Draw the ``top`` characters most confused as a heat map: label down the side, reading across.
+
+    ``pairs`` is the whole table of ``errors.confused_pairs``. Characters taken for each other stand side by side.
+    """
     if pairs.empty:
         return sentence_figure("No character was read as another, so there is no map.")
-    table = pairs.head(top)
-    counts = table.pivot_table(index="expected", columns="predicted", values="count", fill_value=0, sort=False)
-    figure = new_figure(max(2.6, 1.2 + 0.24 * len(counts)))
+    characters = _alike_together(pairs, top)
+    known = pairs[pairs["expected"].isin(characters) & pairs["predicted"].isin(characters)]
+    square = {"index": characters, "columns": characters, "fill_value": 0}
+    rates = known.pivot(index="expected", columns="predicted", values="rate").reindex(**square).fillna(0).to_numpy()
+    counts = (
+        known.pivot(index="expected", columns="predicted", values="count").reindex(**square).fillna(0).to_numpy(int)
+    )
+    figure = new_figure(1.0 + 0.2 * max(9, len(characters)))
     ax = figure.subplots()
-    values = counts.to_numpy(dtype=int)
-    ax.imshow(np.ma.masked_equal(values, 0), cmap="YlOrBr", vmin=0, vmax=values.max(), aspect="equal")
-    for row, column in zip(*np.nonzero(values), strict=True):
-        colour = "white" if values[row, column] > 0.6 * values.max() else INK
-        ax.text(column, row, str(values[row, column]), ha="center", va="center", fontsize=7.5, color=colour)
-    ax.set_xticks(range(counts.shape[1]), [shown(c) for c in counts.columns], fontsize=10)
-    ax.set_yticks(range(counts.shape[0]), [shown(c) for c in counts.index], fontsize=10)
+    _rate_cells(ax, rates, counts)
+    names = [shown(character) for character in characters]
+    ax.set_xticks(range(len(names)), names, fontsize=10)
+    ax.set_yticks(range(len(names)), names, fontsize=10)
     ax.tick_params(length=0)
     ax.spines[:].set(visible=True, color=PALE)
-    ax.set(xlabel="read as", ylabel="in the label")
-    share = table["count"].sum() / max(1, pairs.attrs.get("total", pairs["count"].sum()))
-    headline(figure, f"The {len(table)} most frequent confusions: {_share(share)} of the misread characters shown")
+    ax.set(xlabel="read as (number: times; shade: share of the label's character)", ylabel="in the label")
+    share = known["count"].sum() / pairs["count"].sum()
+    headline(
+        figure, f"The {len(names)} characters most confused, those alike together: {_share(share)} of all confusions"
+    )
     return figure
 
 
@@ -327,7 +335,7 @@ def edit_kinds(kinds: pd.DataFrame, edits: pd.DataFrame, confusions: JamoConfusi
         _count_bars(middle, [name for name, _ in slots], [count for _, count in slots], "syllables wrong in their")
     else:
         sentence_axes(middle, "No syllable was\nread as another.")
-    _edit_bars(right, edits.head(top))
+    _edit_bars(right, edits.head(top + 1))
     worst = kinds.iloc[0]
     headline(figure, f"In which way: {worst['error_kind']} is {_share(worst['share_of_errors'])} of the wrong rows")
     return figure
@@ -627,10 +635,33 @@ def _count_cells(ax: Any, wrong: np.ndarray, size: float, top: int = 8) -> None:
             ax.text(column, row, str(count), ha="center", va="center", fontsize=size - 1.5, color=colour)
 
 
+def _alike_together(pairs: pd.DataFrame, most: int) -> list[str]:
+    """Return up to ``most`` characters of the heaviest pairs, each family of confused ones in a row."""
+    families: list[list[str]] = []
+    for expected, predicted in zip(pairs["expected"], pairs["predicted"], strict=True):
+        own = [family for family in families if expected in family or predicted in family]
+        joined = list(dict.fromkeys([c for family in own for c in family] + [expected, predicted]))
+        rest = [family for family in families if family not in own]
+        if sum(map(len, rest)) + len(joined) > most:
+            break
+        place = families.index(own[0]) if own else len(families)
+        families = [*rest[:place], joined, *rest[place:]]
+    return [character for family in families for character in family]
+
+
+def _rate_cells(ax: Any, rates: np.ndarray, counts: np.ndarray) -> None:
+    """Shade cells by rate and write their counts into them."""
+    ax.imshow(np.ma.masked_equal(rates, 0), cmap="YlOrBr", vmin=0, vmax=rates.max(), aspect="equal")
+    ax.plot([-0.5, len(rates) - 0.5], [-0.5, len(rates) - 0.5], color=PALE, linewidth=0.8, zorder=0)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if rates[row, column] > 0.6 * rates.max() else INK
+        ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
+
+
 def _count_bars(ax: Any, names: Sequence[str], counts: Sequence[int], title: str) -> None:
     y = np.arange(len(names))
     ax.bar_label(ax.barh(y, counts, color=SKY, height=0.7), fontsize=8, color=GREY, padding=3)
-    ax.set_yticks(y, [name.replace(" + ", " +\n") if name.count("+") > 1 else name for name in names])
+    ax.set_yticks(y, ["all three" if name.count("+") == 2 else name for name in names])
     ax.set(ylim=(max(5, len(names)) - 0.4, -0.6))
     ax.set_title(title, fontsize=10)
     ax.tick_params(axis="y", length=0)
@@ -640,22 +671,24 @@ def _count_bars(ax: Any, names: Sequence[str], counts: Sequence[int], title: str
 
 
 def _edit_bars(ax: Any, edits: pd.DataFrame) -> None:
-    """Draw for each character how often it was missed (to the left) and made up (to the right)."""
-    if edits.empty:
+    """Draw for each character how often it was missed (to the left) and made up (to the right); spaces in words."""
+    spaces = edits.loc[edits["character"] == " ", ["deleted", "inserted"]].sum()
+    edits = edits[edits["character"] != " "]
+    if edits.empty and not spaces.sum():
         return sentence_axes(ax, "No character was\nmissed or made up.")
     y = np.arange(len(edits))
-    for column, sign, colour, name in (("deleted", -1, VERMILLION, "missed"), ("inserted", 1, BLUE, "made up")):
-        bars = ax.barh(y, sign * edits[column], color=colour, height=0.7, label=name)
+    for column, sign, colour in (("deleted", -1, VERMILLION), ("inserted", 1, BLUE)):
+        bars = ax.barh(y, sign * edits[column], color=colour, height=0.7)
         ax.bar_label(bars, [str(n) if n else "" for n in edits[column]], fontsize=7.5, color=GREY, padding=2)
     ax.axvline(0, color=GREY, linewidth=0.8)
     ax.set_yticks(y, [shown(c) for c in edits["character"]], fontsize=10)
     ax.set(ylim=(max(5, len(edits)) - 0.4, -0.6))
-    ax.set_title("characters missed | made up", fontsize=10)
+    ax.set_title(f"spaces: {spaces['deleted']} missed, {spaces['inserted']} made up; others:", fontsize=10)
+    ax.set_xlabel("← missed    made up →", fontsize=9)
     ax.tick_params(axis="y", length=0)
     ax.margins(x=0.2)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
-    ax.legend(loc="lower right")
     return None
 
 

@@ -99,7 +99,7 @@ function open(place) {
   const image = picture(row);
   at("stage").replaceChildren(image);
   words(row, at("big"));
-  const facts = { file: row.path, confidence: percent(row.confidence), kind: row.kind, ...row.facts };
+  const facts = { file: row.path, confidence: percent(row.confidence), ...row.facts };
   const shown = Object.entries(facts).filter(([, value]) => value !== "" && value !== null && String(value) !== "");
   at("facts").replaceChildren(...shown.flatMap(([name, value]) => [element("dt", "", name), element("dd", "", [].concat(value).join(", "))]));
   if (!at("zoom").open) at("zoom").showModal();

@@ -214,6 +214,7 @@ def _font_face(text: str) -> str:
     if path is None:
         return ""
     options = subset.Options(flavor="woff", layout_features=[], hinting=False, notdef_outline=True)
+    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # for editors of the font, and fontTools would warn
     options.name_IDs = ["*"]  # the copyright and licence notes stay with the font
     font = TTFont(path, lazy=True)
     cutter = subset.Subsetter(options)

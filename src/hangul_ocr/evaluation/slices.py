@@ -22,7 +22,7 @@ DIMENSIONS = {
     "by_orientation": "orientation",
     "by_size": "size",
     "by_contrast": "contrast",
-    "by_blur": "sharpness",
+    "by_blur": "sharpness or grain",
     "by_rarity": "rarest character in training",
     "source": "source",
     "fold": "fold",
