@@ -145,7 +145,7 @@ def _cards(frame: pd.DataFrame, scores: Scores) -> list[tuple[str, str]]:
 def _sections(frame: pd.DataFrame) -> list[Section]:
     texts, predictions = frame["text"].tolist(), frame["prediction"].tolist()
     pairs, jamo = errors.confused_pairs(texts, predictions, None), errors.jamo_confusions(texts, predictions)
-    edits = errors.inserted_and_deleted(texts, predictions)
+    edits = errors.inserted_and_deleted(texts, predictions, None)
     confusions = [
         (plots.edit_kinds(errors.kind_table(frame), edits, jamo), "Wrong rows by kind, syllables by slot, edits"),
         (plots.syllable_confusion(pairs), "Syllables: label down the side, reading across"),

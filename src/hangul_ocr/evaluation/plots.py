@@ -323,7 +323,7 @@ def syllable_confusion(pairs: pd.DataFrame, top: int = 32) -> Figure:
 def edit_kinds(kinds: pd.DataFrame, edits: pd.DataFrame, confusions: JamoConfusions, top: int = 12) -> Figure:
     """Draw in which way rows are wrong, which slots of misread syllables, and what is missed or made up.
 
-    The tables are ``errors.kind_table``'s and ``errors.inserted_and_deleted``'s.
+    The tables are ``errors.kind_table``'s and the whole of ``errors.inserted_and_deleted``'s (``top=None``).
     """
     if kinds.empty:
         return sentence_figure("Every row is right: there is no kind of error to count.")
@@ -335,7 +335,7 @@ def edit_kinds(kinds: pd.DataFrame, edits: pd.DataFrame, confusions: JamoConfusi
         _count_bars(middle, [name for name, _ in slots], [count for _, count in slots], "syllables wrong in their")
     else:
         sentence_axes(middle, "No syllable was\nread as another.")
-    _edit_bars(right, edits.head(top + 1))
+    _edit_bars(right, edits, top)
     worst = kinds.iloc[0]
     headline(figure, f"In which way: {worst['error_kind']} is {_share(worst['share_of_errors'])} of the wrong rows")
     return figure
@@ -670,10 +670,10 @@ def _count_bars(ax: Any, names: Sequence[str], counts: Sequence[int], title: str
     ax.locator_params(axis="x", nbins=4)
 
 
-def _edit_bars(ax: Any, edits: pd.DataFrame) -> None:
+def _edit_bars(ax: Any, edits: pd.DataFrame, top: int) -> None:
     """Draw for each character how often it was missed (to the left) and made up (to the right); spaces in words."""
     spaces = edits.loc[edits["character"] == " ", ["deleted", "inserted"]].sum()
-    edits = edits[edits["character"] != " "]
+    edits = edits[edits["character"] != " "].head(top)
     if edits.empty and not spaces.sum():
         return sentence_axes(ax, "No character was\nmissed or made up.")
     y = np.arange(len(edits))
