@@ -216,17 +216,18 @@ def compare(options: argparse.Namespace) -> None:
     print(comparison_table(compared).to_string(header=False))
     print(verdict(compared))
     competition = open_competition(workspace, _absolute(options.data), make_sample=False)
-    train = prepare(competition, workspace, _kept_settings(workspace, options.first)).train
+    train = prepare(competition, workspace, _kept_settings(workspace, (options.first, options.second))).train
     folder = options.out or workspace.output / "figures"
     for name, figure in comparison_pictures(compared, train).items():
         print(save_figure(figure, folder / f"compare_{'_'.join(compared.names)}_{name}.png"))
 
 
-def _kept_settings(workspace: Workspace, name: str) -> Settings:
+def _kept_settings(workspace: Workspace, names: Sequence[str]) -> Settings:
+    """Return the settings of the first of these that is a run."""
     from hangul_ocr.session import choose_settings
 
-    kept = workspace.output / "runs" / name / "settings.json"
-    return choose_settings(str(kept) if kept.is_file() else "quick")
+    kept = [workspace.output / "runs" / name / "settings.json" for name in names]
+    return choose_settings(next((str(path) for path in kept if path.is_file()), "quick"))
 
 
 def validate(options: argparse.Namespace) -> int:
