@@ -137,7 +137,9 @@ def test_report_of_a_run_is_one_page_and_two_runs_are_compared(trained, capsys):
 
 
 def test_compare_names_the_runs_there_are(trained, capsys):
-    assert "there are smoke-sample: name one of these" in error_of(capsys, "compare", "smoke-sample", "nothing")
+    for arguments in (["compare", "smoke-sample", "nothing"], ["report", "--run", "nothing", "--preset", "smoke"]):
+        assert "(there are smoke-sample); name another run" in error_of(capsys, *arguments)
+    assert not (trained / "output" / "runs" / "nothing").exists()
 
 
 def test_report_of_rows_that_were_deleted_by_hand(trained, capsys, tmp_path):

@@ -196,8 +196,10 @@ def submit(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     """Write the errors of a run as one HTML page to pass around: search, filters and zoom, without a network."""
     from hangul_ocr.error_report import write_report
+    from hangul_ocr.results import require_read
 
     session = _session(options)
+    require_read(session.workspace, session.name)  # before a run folder is made for a name mistyped
     path = options.out or session.workspace.output / "report.html"
     written = write_report(session.run, session.prepared, path, options.max_megabytes)
     print(f"{written.path}: {written.megabytes:.1f} MB; {written.coverage}")
@@ -529,7 +531,7 @@ def _add_report(commands: Any) -> None:
     _add_common(parser)
     text = "file to write (default: output/report.html)"
     parser.add_argument("--out", type=Path, metavar="HTML", help=text)
-    text = "room for pictures; the crops least worth looking at stay out (default %(default)s)"
+    text = "size of the file; the crops least worth looking at stay out (default %(default)s)"
     parser.add_argument("--max-megabytes", type=_count, default=20, metavar="MB", help=text)
 
 

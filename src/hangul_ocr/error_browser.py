@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from io import BytesIO
 
 import ipywidgets as widgets
 import numpy as np
@@ -14,9 +13,9 @@ from matplotlib.figure import Figure
 from hangul_ocr.evaluation import plots
 from hangul_ocr.evaluation.gallery import ORDERS, VIEWS, choices, filtered, ordered, search, view
 from hangul_ocr.evaluation.slices import DIMENSIONS
+from hangul_ocr.evaluation.style import png_bytes
 
 ANY = "any"
-_DPI = 96
 
 
 class ErrorBrowser:
@@ -67,7 +66,7 @@ class ErrorBrowser:
         first = (self.page.value - 1) * self.per_page
         shown = rows.iloc[first : first + self.per_page]
         self.count.value = f"of {self.page.max:,} · {len(rows):,} of {len(self.frame):,} crops fit"
-        self.picture.value = _png(self._gallery(shown))
+        self.picture.value = png_bytes(self._gallery(shown))
 
     def _gallery(self, rows: pd.DataFrame) -> Figure:
         title = f"{self.view.value}: label above, reading below, what differs is coloured" if len(rows) else None
@@ -83,9 +82,3 @@ def _dropdown(column: str, values: Sequence[str]) -> widgets.Dropdown:
 
 def _wrapping() -> widgets.Layout:
     return widgets.Layout(flex_flow="row wrap")
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight")
-    return buffer.getvalue()

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from hangul_ocr.evaluation.comparison import BETTER, WORSE, Comparison
 from hangul_ocr.evaluation.metrics import Scores, score
 from hangul_ocr.evaluation.report import MEGABYTE, Report, Section, by_interest, crop_uri, render
 from hangul_ocr.evaluation.slices import slice_report
+from hangul_ocr.evaluation.style import png_bytes
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.results import crop_or_none, oof_errors
 from hangul_ocr.steps import Prepared
@@ -28,6 +28,9 @@ from hangul_ocr.training.kfold import Run
 from hangul_ocr.workspace import atomic_write_text
 
 SHOWN_CHANGES = 18
+#: About what template, script, table and the font's part take; and what a row holds beside its picture.
+_PAGE_BYTES, _ROW_BYTES = 300_000, 700
+_CHART_DPI = 140
 _UNREADABLE = np.full((32, 96, 3), 160, np.uint8)
 
 
@@ -41,7 +44,7 @@ class WrittenReport:
 
 
 def write_report(run: Run, prepared: Prepared, path: Path, max_megabytes: float = 20) -> WrittenReport:
-    """Write the errors of ``run`` as one HTML file, whole or not at all; ``max_megabytes`` bounds its crops.
+    """Write the errors of ``run`` as one HTML file, whole or not at all; at most ``max_megabytes`` long.
 
     Raises ``HangulOcrError`` if the folder cannot be written, which is tried first, or if ``oof.csv`` does not hold
     every row that it should.
@@ -59,7 +62,10 @@ def write_report(run: Run, prepared: Prepared, path: Path, max_megabytes: float 
 
 def error_report(frame: pd.DataFrame, crops: LmdbReader, name: str, max_megabytes: float = 20) -> Report:
     """Return the report of an error frame whose crops lie in a store; ``name`` says what was read by whom."""
-    pictures, lost = _crops_within(by_interest(frame), crops, max_megabytes * MEGABYTE)
+    sections = _sections(frame)
+    charts = sum(len(png) for section in sections for png, _ in section.pictures)
+    room = max_megabytes * MEGABYTE - charts * 4 / 3 - _PAGE_BYTES
+    pictures, lost = _crops_within(by_interest(frame), crops, room)
     scores = score(frame["text"].tolist(), frame["prediction"].tolist())
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     return Report(
@@ -68,7 +74,7 @@ def error_report(frame: pd.DataFrame, crops: LmdbReader, name: str, max_megabyte
         frame=frame,
         crops=pictures,
         cards=_cards(frame, scores),
-        sections=_sections(frame),
+        sections=sections,
         coverage=_coverage(frame, pictures, lost, max_megabytes),
         footer="Works without a network: pictures, styles and script are inside this file. Hangul is drawn in the "
         "system's font, or else in a part of NanumGothic (© NAVER Corporation, SIL Open Font License 1.1). "
@@ -103,8 +109,7 @@ def _crops_within(keys: Sequence[str], crops: LmdbReader, room: float) -> tuple[
         image = crop_or_none(crops, key)
         lost += image is None
         uri = "" if image is None else crop_uri(image)
-        # Beside its picture a row holds its strings and facts.
-        room -= len(uri) + 700
+        room -= len(uri) + _ROW_BYTES
         if room < 0:
             break
         found[key] = uri
@@ -163,13 +168,7 @@ def _sections(frame: pd.DataFrame) -> list[Section]:
 
 
 def _drawn(figures: Sequence[tuple[Figure, str]]) -> list[tuple[bytes, str]]:
-    return [(_png(figure), caption) for figure, caption in figures]
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=140, bbox_inches="tight")
-    return buffer.getvalue()
+    return [(png_bytes(figure, _CHART_DPI), caption) for figure, caption in figures]
 
 
 def _require_writable(path: Path) -> None:

@@ -131,14 +131,19 @@ def load_predictions(workspace: Workspace, name: str) -> pd.DataFrame:
 
     Raises ``HangulOcrError`` if there is neither.
     """
+    is_file = Path(name).suffix.lower() == ".csv" and not (workspace.output / "runs" / name).is_dir()
+    path = Path(name).expanduser() if is_file else require_read(workspace, name)
+    return _checked_predictions(path, ("img_path", "text", "prediction"))
+
+
+def require_read(workspace: Workspace, name: str) -> Path:
+    """Return the path of the run's out-of-fold table; ``HangulOcrError`` names the runs there are if it has none."""
     path = workspace.output / "runs" / name / OOF
     if path.is_file():
-        return _checked_predictions(path, ("img_path", "text", "prediction"))
-    if Path(name).suffix.lower() == ".csv":
-        return _checked_predictions(Path(name).expanduser(), ("img_path", "text", "prediction"))
+        return path
     known = sorted(found.parent.name for found in path.parent.parent.glob(f"*/{OOF}"))
     have = f"there are {', '.join(known)}" if known else "no run has out-of-fold predictions yet"
-    raise HangulOcrError(f"run {name!r}: no {path}; {have}: name one of these, or a CSV with img_path,text,prediction")
+    raise HangulOcrError(f"run {name!r}: no {path} ({have}); name another run, or run `hangul-ocr ensemble` first")
 
 
 def compare_named(workspace: Workspace, first: str, second: str) -> Comparison:

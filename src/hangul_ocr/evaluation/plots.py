@@ -289,7 +289,7 @@ def slice_gains(report: pd.DataFrame, top: int = 16) -> Figure:
 
 
 @drawn
-def syllable_confusion(pairs: pd.DataFrame, top: int = 32) -> Figure:
+def syllable_confusion(pairs: pd.DataFrame, top: int = 26) -> Figure:
     """Draw the ``top`` characters most confused as a heat map: label down the side, reading across.
 
     ``pairs`` is the whole table of ``errors.confused_pairs``. Characters taken for each other stand side by side.
