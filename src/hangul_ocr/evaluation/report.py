@@ -69,12 +69,12 @@ def render(report: Report) -> str:
     """Return the whole page."""
     script = _resource("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    data = _data(report)
+    data, page = _data(report), _resource("report.html")
     parts = {
         "SCRIPT_HASH": f"sha256-{digest}",
         "TITLE": html.escape(report.title),
         "SUBTITLE": html.escape(report.subtitle),
-        "FONT_FACE": _font_face(data + report.title + report.subtitle),
+        "FONT_FACE": _font_face(data + page + report.title + report.subtitle + _headings(report.sections)),
         "CARDS": "".join(_card(number, what) for number, what in report.cards),
         "NAV": "".join(f'<a href="#{s.anchor}">{html.escape(s.title)}</a>' for s in report.sections),
         "COVERAGE": html.escape(report.coverage),
@@ -84,7 +84,6 @@ def render(report: Report) -> str:
         "DATA": data,
         "SCRIPT": script,
     }
-    page = _resource("report.html")
     # One pass over the template: a label that spells a placeholder must stay a label.
     pieces = page.split("{{")
     return pieces[0] + "".join(parts[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:]))
@@ -200,6 +199,11 @@ def _section(section: Section) -> str:
     return f'<section id="{section.anchor}"><h2>{heading}</h2>{text}{pictures}</section>'
 
 
+def _headings(sections: Sequence[Section]) -> str:
+    captions = (caption for section in sections for _, caption in section.pictures)
+    return "".join([*(section.title + section.korean + section.text for section in sections), *captions])
+
+
 @cache
 def _resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
@@ -216,13 +220,12 @@ def _font_face(text: str) -> str:
     options = subset.Options(flavor="woff", layout_features=[], hinting=False, notdef_outline=True)
     options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # for editors of the font, and fontTools would warn
     options.name_IDs = ["*"]  # the copyright and licence notes stay with the font
-    font = TTFont(path, lazy=True)
-    cutter = subset.Subsetter(options)
-    cutter.populate(text=text + "글자, 단어, 파일 이름 오답 보기 어디서 틀리나")
-    cutter.subset(font)
-    font.flavor = "woff"
-    buffer = BytesIO()
-    font.save(buffer)
+    cutter, buffer = subset.Subsetter(options), BytesIO()
+    cutter.populate(text=text)
+    with TTFont(path, lazy=True) as font:
+        cutter.subset(font)
+        font.flavor = "woff"
+        font.save(buffer)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return f'@font-face {{ font-family: "Report Hangul"; src: url(data:font/woff;base64,{encoded}) format("woff"); }}'
 
