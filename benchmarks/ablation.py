@@ -2,7 +2,7 @@
 
 Every variant trains on the same stream of synthetic crops and reads the same 1,000 validation crops, whose words the
 stream never shows: wide, tall and single ones apart, and those with syllables that training never saw. A variant is a
-list of changes to the preset ``quick``, joined by semicolons; ``vertical=rotate`` and ``vertical=relay`` change how
+list of changes to the preset ``scratch``, joined by semicolons; ``vertical=rotate`` and ``vertical=relay`` change how
 tall crops are shown, and a ``fixed_width`` equal to the ``short_side`` squeezes all into a square. ``--task small`` has
 300 syllables (small_task.py), ``full`` the whole default alphabet and the sample competition's training side. Rows are
 appended to ``--json`` as they come, and those already there are not run again, so a long table can be made in several
@@ -128,7 +128,7 @@ class Reshaped:
 
 def parse_variant(text: str) -> tuple[Settings, str]:
     """Return the settings and the vertical method of a variant such as ``classifier=dense;learning_rate=0.004``."""
-    settings, vertical = preset("quick"), ""
+    settings, vertical = preset("scratch"), ""
     for change in filter(None, text.replace("base", "").split(";")):
         name, value = change.split("=", 1)
         if name == "vertical":

@@ -3,7 +3,8 @@
 ``plain`` is clean text on a flat ground, ``signs`` every effect at its usual share, ``stream`` what training sees:
 small crops, a third of them clean, a quarter tall. Pillow draws the same labels in the same faces, black on white, at
 40 pixels: no layout, no effect, no known places. The variants go in turn, several times over, after a first round that
-fills the caches.
+fills the caches. With ``--trdg`` PyPI's TextRecognitionDataGenerator stands beside them: the same words and fonts,
+blurred and skewed at random (trdg_speed.py tells how to install it).
 
     python benchmarks/synthesis.py --json synthesis.json
     taskset -c 0 python benchmarks/synthesis.py --effects    # the cost of each effect alone, on every crop
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -63,20 +66,38 @@ def crops_per_second(draw: Callable[[int], object], start: int, seconds: float) 
     return count / spent
 
 
+def trdg(python: Path) -> Callable[[int, float], float]:
+    """Return what measures trdg in another interpreter, from a crop number on for so many seconds."""
+    faces, words = find_fonts(), WordSource(load_words(), TRAINING)
+    fonts = sorted({face.path for face in faces if not face.path.endswith((".ttc", ".woff2"))})
+
+    def measure(start: int, seconds: float) -> float:
+        texts = [words.sample(np.random.default_rng((1, start + i))) for i in range(2000)]
+        task = json.dumps({"words": texts, "fonts": fonts, "seconds": seconds})
+        script = Path(__file__).with_name("trdg_speed.py")
+        done = subprocess.run([python, script], input=task, capture_output=True, text=True, check=True)
+        return float(done.stdout.split()[-1])
+
+    return measure
+
+
 def main() -> None:
     """Measure all variants in turn, several rounds, and print medians and spreads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--effects", action="store_true", help="each effect alone, on every crop")
+    parser.add_argument("--trdg", type=Path, metavar="PYTHON", help="an interpreter that has trdg and pillow<10")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    variants = drawers(arguments.effects)
+    variants = {name: partial(crops_per_second, draw) for name, draw in drawers(arguments.effects).items()}
+    if arguments.trdg:
+        variants["trdg"] = trdg(arguments.trdg)
     rows = []
     for number in range(arguments.rounds + 1):
-        for name, draw in variants.items():
-            speed = crops_per_second(draw, number * 100_000, arguments.seconds)
+        for name, measure in variants.items():
+            speed = measure(number * 100_000, arguments.seconds)
             if number:  # the first round fills the caches of glyphs
                 rows.append({"variant": name, "round": number, "crops/s": round(speed)})
     table = pd.DataFrame(rows).groupby("variant", sort=False)["crops/s"].agg(["median", "min", "max"])

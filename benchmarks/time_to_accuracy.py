@@ -2,7 +2,7 @@
 
 Three variants learn the same small task (300 syllables, see small_task.py) from the same bytes, in turn:
 ``plain`` is None-VGG-BiLSTM-CTC by the plain recipe (plain_recipe.py), ``same-network`` is that network by ours, and
-``small`` is the preset quick's network by ours. Ours ends where its schedule lands, at ``--ours`` seconds.
+``small`` is the preset scratch's network by ours. Ours ends where its schedule lands, at ``--ours`` seconds.
 
     python benchmarks/time_to_accuracy.py output/benchmarks --plain 3600 --ours 720 --json time_to_accuracy.json
     python benchmarks/time_to_accuracy.py output/benchmarks --variant small --ours 300 --seeds 0 1 2
@@ -34,7 +34,7 @@ GOALS = (0.5, 0.8, 0.9)
 VGG, WIDTH = "None-VGG-BiLSTM-CTC", 256  # as EasyOCR's Korean network
 OURS: dict[str, ModelSettings] = {
     "same-network": clova(VGG, WIDTH, fixed_width=0, normalisation="crop"),
-    "small": preset("quick").model,
+    "small": preset("scratch").model,
 }
 
 
@@ -54,7 +54,7 @@ def run_ours(
 ) -> pd.DataFrame:
     """Return the learning curve of one of our variants."""
     settings = OURS[name]
-    recipe = preset("quick").pretraining
+    recipe = preset("scratch").pretraining
     stage = replace(recipe, steps=10**6, seconds=seconds, validate_every=80, save_every=10**9)
     seed_everything(seed)
     model = Recognizer(settings, small_alphabet())

@@ -1,8 +1,8 @@
 """Crops a second and memory of training, loader included, by backbone, decoder and number type.
 
-``plain`` is None-VGG-BiLSTM-CTC by the plain recipe (plain_recipe.py); every other variant is a list of changes to the
-preset ``quick`` as in ablation.py, trained by our engine on the same stored crops (small_task.py). Each measurement has
-a process of its own, so that the memory is its own; the variants go in turn, several times over.
+``plain`` is None-VGG-BiLSTM-CTC by the plain recipe (plain_recipe.py); every other variant is a list of changes to
+preset ``scratch`` as in ablation.py, trained by our engine on the same stored crops (small_task.py). Each measurement
+has a process of its own, so that the memory is its own; the variants go in turn, several times over.
 
     python benchmarks/training_step.py output/benchmarks --json training_step.json
     python benchmarks/training_step.py output/benchmarks --variant plain --variant base --rounds 5

@@ -13,12 +13,16 @@ import torch
 from conftest import crop_png, write_csv
 
 from hangul_ocr import cli, notebook_runner, steps, weights
-from hangul_ocr.data.tables import read_table
+from hangul_ocr.data.corrections import read_corrections
+from hangul_ocr.data.dacon import read_competition
+from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet
 from hangul_ocr.models.checkpoint import load_model, read_header, save_model
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.notebook_runner import NotebookFailed, NotebookResult
+from hangul_ocr.results import OOF_CANDIDATES
 from hangul_ocr.settings import Settings, preset
+from hangul_ocr.suspects import load_candidates
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.training.kfold import learning_history, load_run
 from hangul_ocr.weights import CURVE, WEIGHTS
@@ -30,6 +34,7 @@ STEPS = (
     "pretrain",
     "train",
     "ensemble",
+    "suspects",
     "submit",
     "report",
     "compare",
@@ -402,6 +407,19 @@ def test_folds_begin_from_the_shipped_weights_without_pretraining(shipped, train
     assert {"crops", "valid_accuracy"} <= set(curve.columns)
 
 
+def test_pretraining_goes_on_from_weights_and_counts_their_crops(shipped, trained, capsys):
+    start = weights.FOLDER / WEIGHTS
+    options = ["--preset", "smoke", "--run", "second", "--seed", "1", "--init-from", str(start)]
+    assert cli.main(["pretrain", *options]) == 0
+    folder = trained / "output" / "runs" / "second" / "pretraining"
+    before, crops = read_header(start)["facts"]["crops"], read_table(folder / "metrics.csv")["crops"].astype(int)
+    assert before > 0
+    assert crops.tolist() == [2 * before]  # as many steps again
+    other = trained / "output" / "runs" / "smoke-sample" / "fold0" / "best.safetensors"
+    assert "began from" in error_of(capsys, "pretrain", *options[:-1], other)
+    assert "--from-scratch" in error_of(capsys, "pretrain", "--settings", shipped, "--init-from", start)
+
+
 def test_a_network_that_is_not_the_shipped_one_is_refused(shipped, trained, tmp_path, capsys):
     values = json.loads(shipped.read_text(encoding="utf-8"))
     values["model"]["hidden"] = 48
@@ -469,3 +487,30 @@ def test_score_prints_every_metric_for_each_kind_of_font(trained, tmp_path, caps
     assert "100.00 %" in shown
     perfect.assign(img_path="x.png").to_csv(tmp_path / "other.csv", index=False)
     assert "img_path" in error_of(capsys, "score", tmp_path / "other.csv", answers)
+
+
+def test_suspects_become_corrections_and_decisions_are_not_overwritten(trained, tmp_path, capsys):
+    out = tmp_path / "suspects.csv"
+    command = ["suspects", "--preset", "smoke", "--out", out, "--most", "6"]
+    assert cli.main([str(part) for part in command]) == 0
+    found = read_table(out)
+    assert list(found.columns[:4]) == ["img_path", "text", "suggestion", "action"]
+    lists = load_candidates(trained / "output" / "runs" / "smoke-sample" / OOF_CANDIDATES)
+    assert set(lists) == set(read_table(trained / "output" / "runs" / "smoke-sample" / "oof.csv")["img_path"])
+    assert (trained / "output" / "figures" / "suspects.png").stat().st_size > 1000
+    assert cli.main([str(part) for part in command]) == 0
+    found.loc[0, "action"] = "drop"
+    write_table(found, out)
+    assert "holds 1 decisions" in error_of(capsys, *command)
+    competition = read_competition(trained / "input" / "sample")
+    read_corrections(out).require(dict(zip(competition.train["img_path"], competition.train["text"], strict=True)))
+
+
+def test_suspects_of_other_labels_are_refused(trained, tmp_path, capsys, monkeypatch):
+    shutil.copytree(trained / "output", tmp_path / "output")
+    monkeypatch.setenv("HANGUL_OCR_OUTPUT", str(tmp_path / "output"))
+    path = tmp_path / "output" / "runs" / "smoke-sample" / "oof.csv"
+    table = read_table(path)
+    table.loc[3, "text"] = "딴말"
+    write_table(table, path)
+    assert f"(1, first {table.loc[3, 'img_path']})" in error_of(capsys, "suspects", "--preset", "smoke")

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
 
 from hangul_ocr import steps
 from hangul_ocr.session import find_session
 from hangul_ocr.synthesis.competition import make_competition
-from hangul_ocr.workspace import Workspace, on_every_gpu
+from hangul_ocr.workspace import Workspace, make_accelerator, on_every_gpu
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,9 @@ def test_accelerate_launch_runs_the_steps_in_two_processes(root):
 
 def _pretrain(root: Path) -> None:
     torch.set_num_threads(1)
+    # A fork inherits what accelerate knows of this process, which may have trained alone in an earlier test.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert make_accelerator().num_processes == int(os.environ.get("WORLD_SIZE", "1"))
     workspace = Workspace("local", root, root / "input", root / "output", root / "submissions")
     session = find_session(workspace, "", "smoke", "forked")
     steps.pretrain_run(session.run, session.prepared)

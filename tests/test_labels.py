@@ -1,9 +1,19 @@
 """What the labels hold, counted before an alphabet is chosen."""
 
+import math
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from hangul_ocr.evaluation.labels import alphabet_losses, alphabets, label_facts, shares_along
+from hangul_ocr.evaluation.labels import (
+    alphabet_losses,
+    alphabets,
+    label_facts,
+    label_probability,
+    rank_suspects,
+    shares_along,
+)
 from hangul_ocr.hangul import Alphabet
 
 TEXTS = ["가게", "나무 집", "XXX", "뷁", "두  칸", "A1", "\u1100\u1161"]
@@ -36,3 +46,39 @@ def test_shares_move_along_the_rows():
     assert shares["late"].iloc[-1] == 1
     assert shares["late"].is_monotonic_increasing
     assert shares_along({"few": [True, False]})["few"].mean() == pytest.approx(0.5)
+
+
+# --- suspicious labels ------------------------------------------------------------------------------------------------
+
+
+def oof(*rows: tuple[str, str, str, float]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["img_path", "text", "prediction", "confidence"]).assign(fold=0)
+
+
+def test_a_label_that_the_model_finds_impossible_comes_before_one_that_it_finds_possible():
+    table = oof(("a", "가", "나", 0.9), ("b", "다", "라", 0.9), ("c", "마", "마", 0.99), ("d", "바", "", 0.9))
+    candidates = {
+        "a": [("나", math.log(0.9)), ("가", math.log(0.08))],
+        "b": [("라", math.log(0.9)), ("러", math.log(1e-4))],
+    }
+    found = rank_suspects(table, candidates)
+    assert found["img_path"].tolist() == ["b", "a"]
+    assert found["label_rank"].tolist() == ["", 2]
+    assert found["label_probability"].tolist() == pytest.approx([1e-4, 0.08])
+    assert found["suggestion"].tolist() == ["라", "나"]
+    assert (found["action"] == "").all()
+
+
+def test_of_equal_odds_the_farther_label_is_more_suspicious():
+    found = rank_suspects(oof(("near", "간판집", "갈판집", 0.9), ("far", "간판집", "미용실", 0.9)))
+    assert found["img_path"].tolist() == ["far", "near"]
+    assert found["kind"].tolist() == ["substitution", "substitution"]
+    assert found["likeness"].is_monotonic_increasing
+
+
+def test_without_lists_a_label_has_what_the_confidence_leaves_over():
+    assert label_probability("가", 0.75, None) == (0.25, "")
+    assert label_probability("가", 0.75, [("나", -0.1), ("다", -1e9)]) == (0.0, "")
+    found = rank_suspects(oof(("a", "가", "나", 0.2), ("b", "가", "나", 0.99), ("c", "가", "나", 0.0)))
+    assert found["img_path"].tolist() == ["b", "a", "c"]
+    assert rank_suspects(oof(("a", "가", "가", 1.0))).empty

@@ -150,7 +150,7 @@ def test_faults_of_a_settings_file_name_the_file(tmp_path, content, what):
         load_settings(tmp_path / "mine.json")
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick", "colab", "full"])
+@pytest.mark.parametrize("name", ["smoke", "quick", "scratch", "colab", "full"])
 def test_presets_survive_json(name):
     assert Settings.from_dict(json.loads(preset(name).to_json())) == preset(name)
 

@@ -81,7 +81,13 @@ def lmdb(options: argparse.Namespace) -> None:
     from hangul_ocr import steps
 
     session = _session(options)
+    if options.corrections:
+        steps.keep_corrections(session.competition, session.workspace, *options.corrections)
+    elif options.no_corrections:
+        steps.forget_corrections(session.competition, session.workspace)
     print(steps.manifest_table(session.prepared).to_string())
+    for line in steps.corrections_lines(session.prepared):
+        print(line)
     print(
         f"written to {steps.data_folder(session.competition, session.workspace)}; left_out.csv names what is not there"
     )
@@ -92,6 +98,7 @@ def import_(options: argparse.Namespace) -> None:
     import dataclasses
 
     from hangul_ocr.data.building import build_lmdb
+    from hangul_ocr.data.corrections import Applied, read_corrections
     from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE
     from hangul_ocr.data.planning import ImportSettings
     from hangul_ocr.data.sources import plan
@@ -110,12 +117,15 @@ def import_(options: argparse.Namespace) -> None:
         settings=record,
         workers=Workers(options.workers, options.backend),
         shards=options.shards,
+        corrections=read_corrections(*options.corrections) if options.corrections else None,
     )
     counts = {"read": manifest.read, "kept": manifest.kept, "left out": manifest.read - manifest.kept}
     rows = [*counts.items(), *((f"  {name}", count) for name, count in sorted(manifest.left_out.items()))]
     width = max(len(name) for name, _ in rows)
     for name, count in rows:
         print(f"{name:<{width}}  {count:>11,}")
+    for line in Applied(**manifest.corrections).lines() if manifest.corrections else ():
+        print(line)
     print(f"written to {options.out}; {options.out / LEFT_OUT_FILE} names what is not there")
 
 
@@ -152,7 +162,7 @@ def pretrain(options: argparse.Namespace) -> None:
 
     session = _session(options)
     steps.say_how_long(steps.estimated_seconds(session.run)["pretrain"])
-    result = steps.pretrain_run(session.run, session.prepared, session.deadline)
+    result = steps.pretrain_run(session.run, session.prepared, session.deadline, options.init_from)
     _say(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of its own validation crops are read exactly")
 
 
@@ -182,6 +192,20 @@ def ensemble(options: argparse.Namespace) -> None:
     print(f"cross-validated accuracy: {results.accuracy_line(results.oof_scores(session.run))}")
     predictions = steps.read_test(session.run, session.prepared)
     print(f"{session.run.folder / results.TEST_PREDICTIONS}: {len(predictions):,} predictions")
+
+
+def suspects(options: argparse.Namespace) -> None:
+    """Rank the labels that the out-of-fold predictions contradict, as a table to decide on and a wall of pictures."""
+    from hangul_ocr.suspects import SUSPECTS, find_suspects, show_suspects, write_suspects
+
+    session = _session(options)
+    table = find_suspects(session.run, session.prepared.train).head(options.most)
+    path = write_suspects(table, options.out or session.run.folder / SUSPECTS)
+    session.show(show_suspects(table, session.prepared.train), "suspects")
+    print(
+        f"{path}: {len(table):,} labels; pictures of the first in {session.workspace.output / 'figures'}/suspects.png"
+    )
+    print("write drop or relabel under action, then `hangul-ocr lmdb --corrections` with this file")
 
 
 def submit(options: argparse.Namespace) -> None:
@@ -318,10 +342,12 @@ def settings(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do everything: run the notebooks in order, headless, and end with a short table."""
     from hangul_ocr.notebook_runner import NotebookFailed, run_notebooks
-    from hangul_ocr.session import STOP_AT, choose_settings
+    from hangul_ocr.session import ALSO, STOP_AT, choose_settings
 
     workspace = _workspace()
     preset = _preset(options, workspace)
+    if also := _also(options):
+        os.environ[ALSO] = os.pathsep.join(also)
     if options.time_limit:
         os.environ[STOP_AT] = str(time.time() + 60 * options.time_limit)
     parameters = {"DATA": _absolute(options.data), "PRESET": preset, "RUN": options.run}
@@ -361,7 +387,18 @@ def _session(options: argparse.Namespace) -> Session:
     workspace = _workspace()
     workspace.create_folders()
     preset, minutes = _preset(options, workspace), getattr(options, "time_limit", None)
-    return find_session(workspace, _absolute(options.data), preset, options.run, options.seed, minutes)
+    also = _also(options)
+    return find_session(workspace, _absolute(options.data), preset, options.run, options.seed, minutes, also)
+
+
+def _also(options: argparse.Namespace) -> list[str]:
+    """Return the LMDBs of ``--also`` as absolute paths. Raises ``HangulOcrError`` for one that is none."""
+    from hangul_ocr.data.lmdb_store import LmdbReader
+
+    places = [path.expanduser().resolve() for path in getattr(options, "also", ())]
+    for place in places:
+        LmdbReader(place).close()
+    return list(map(str, places))
 
 
 def _preset(options: argparse.Namespace, workspace: Workspace | None = None) -> str:
@@ -462,6 +499,7 @@ def _add_run(commands: Any) -> None:
     parser = _command(commands, run, "run --preset quick --data input/open")
     _add_common(parser)
     _add_time_limit(parser)
+    _add_also(parser)
 
 
 def _add_sample_competition(commands: Any) -> None:
@@ -493,6 +531,7 @@ def _add_import(commands: Any) -> None:
     parser.add_argument("--scripts", default="Korean", metavar="LIST", help=text)
     text = "LMDBs to deal the crops among, read as one (default %(default)s)"
     parser.add_argument("--shards", type=_count, default=1, metavar="N", help=text)
+    _add_corrections(parser)
     _add_workers(parser)
 
 
@@ -500,6 +539,11 @@ def _add_verify(commands: Any) -> None:
     parser = _command(commands, verify, "verify outdoor.lmdb wild.lmdb")
     parser.add_argument("lmdbs", nargs="+", type=Path, metavar="LMDB", help="stores, ours or clovaai's")
     _add_workers(parser)
+
+
+def _add_corrections(parser: Any) -> None:
+    text = "table img_path,action,text of crops to drop or relabel (suspects.csv filled in); may be given several times"
+    parser.add_argument("--corrections", type=Path, action="append", default=[], metavar="FILE", help=text)
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -514,15 +558,26 @@ def _add_steps(commands: Any) -> None:
         pretrain: "pretrain --preset quick --time-limit 30",
         train: "train --preset quick --fold 0 --init-from weights.safetensors",
         ensemble: "ensemble --run quick-sample",
+        suspects: "suspects --run quick-sample --most 200",
         submit: "submit --run quick-sample",
     }
     for function, example in examples.items():
         parser = _command(commands, function, example)
         _add_common(parser)
+        if function is lmdb:
+            choice = parser.add_mutually_exclusive_group()
+            _add_corrections(choice)
+            text = "take the labels of train.csv as they are again"
+            choice.add_argument("--no-corrections", action="store_true", help=text)
         if function in (pretrain, train):
             _add_time_limit(parser)
+            _add_also(parser)
+        if function is suspects:
+            parser.add_argument("--most", type=_count, default=500, metavar="N", help="rows (default %(default)s)")
+            parser.add_argument("--out", type=Path, metavar="FILE", help="default: suspects.csv in the run's folder")
         if function is train:
             parser.add_argument("--fold", type=int, metavar="K", help="this fold alone, from 0 (default: all)")
+        if function in (pretrain, train):
             parser.add_argument("--init-from", type=Path, metavar="FILE", help="safetensors weights to start from")
 
 
@@ -619,7 +674,14 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--preset", metavar="P", help="smoke, quick (default), colab or full")
+    choice.add_argument("--preset", metavar="P", help="smoke, quick (default), scratch, colab or full")
+    choice.add_argument(
+        "--from-scratch",
+        dest="preset",
+        action="store_const",
+        const="scratch",
+        help="--preset scratch: quick, but not from the weights that ship",
+    )
     choice.add_argument("--settings", type=Path, metavar="FILE", help="a settings file instead of a preset")
     parser.add_argument(
         "--seed",
@@ -632,6 +694,11 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
 def _add_time_limit(parser: argparse.ArgumentParser) -> None:
     text = "save and stop after so many minutes (exit code 3); the same command goes on"
     parser.add_argument("--time-limit", type=_minutes, metavar="MIN", help=text)
+
+
+def _add_also(parser: argparse.ArgumentParser) -> None:
+    text = "an imported LMDB to learn from beside the competition, never validated on; may be given several times"
+    parser.add_argument("--also", type=Path, action="append", default=[], metavar="LMDB", help=text)
 
 
 def _count(text: str) -> int:

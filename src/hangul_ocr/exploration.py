@@ -10,16 +10,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from matplotlib.figure import Figure
 
 from hangul_ocr.data.crops import LmdbCrops
-from hangul_ocr.data.dacon import Competition, ImageFiles
-from hangul_ocr.data.images import UnreadableImage, decode_trusted, image_size
+from hangul_ocr.data.dacon import TRAIN, Competition, ImageFiles
+from hangul_ocr.data.folds import conflicting_twins, find_groups
+from hangul_ocr.data.images import decode_trusted
 from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, matches
 from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.sample import Sample
+from hangul_ocr.data.survey import survey_files, survey_store
 from hangul_ocr.data.tables import read_table
+from hangul_ocr.evaluation.labels import odd_labels, odd_shapes
 from hangul_ocr.evaluation.metrics import exact_matches
+from hangul_ocr.evaluation.pictures import groups_wall
 from hangul_ocr.hangul import is_syllable
 from hangul_ocr.inference.predict import CropFiles, predictions_frame, read_crops
 from hangul_ocr.models.checkpoint import load_model
@@ -34,18 +38,80 @@ from hangul_ocr.synthesis.style import EFFECTS, Style
 from hangul_ocr.synthesis.words import WordSource, load_words
 from hangul_ocr.workspace import Workspace
 
+ODD_COLUMNS = ["img_path", "text", "oddity", "detail"]
+TWINS = "looks like another crop with another label"
+
 
 def crop_facts(competition: Competition) -> pd.DataFrame:
-    """Return ``img_path,text,width,height`` of the train crops whose file has a readable header, in file order."""
-    files, rows = ImageFiles(competition.folder), []
-    pairs = competition.train[["img_path", "text"]].itertuples(index=False)
-    for path, text in tqdm(pairs, desc="look at crops", total=len(competition.train)):
-        file = files.find(path)
-        try:
-            rows += [(path, text, *image_size(file.read_bytes()))] if file else []
-        except (OSError, UnreadableImage):
-            continue  # the LMDB reports these with the reason
-    return pd.DataFrame(rows, columns=["img_path", "text", "width", "height"])
+    """Return ``img_path,text`` (``source,group``) of the train crops in file order, with ``survey_files``'s facts."""
+    files = ImageFiles(competition.folder)
+    facts = survey_files([files.find(path) for path in competition.train["img_path"]])
+    told = [name for name in ("img_path", "text", "source", "group") if name in competition.train]
+    return competition.train[told].reset_index(drop=True).join(facts)
+
+
+def labels_as_written(competition: Competition) -> list[str]:
+    """Return the labels of train.csv before they are brought to NFC, in file order."""
+    return read_table(competition.folder / TRAIN)[competition.columns.text].tolist()
+
+
+def odd_rows(competition: Competition, facts: pd.DataFrame) -> pd.DataFrame:
+    """Return ``img_path,text,oddity,detail`` of the rows to look at: labels, shapes, files, twins labelled otherwise.
+
+    ``facts`` is the table of :func:`crop_facts`.
+    """
+    whole = facts[facts["fault"] == ""].reset_index(drop=True)
+    found = [_named(odd_labels(labels_as_written(competition)), facts)]
+    found.append(_named(odd_shapes(whole["text"], whole["width"], whole["height"]), whole))
+    found.append(facts.loc[facts["fault"] != "", ["img_path", "text", "fault"]].rename(columns={"fault": "detail"}))
+    found[-1].insert(2, "oddity", "unreadable image")
+    twins = conflicting_twins(as_fold_table(whole))
+    others = twins["twin"] + " " + twins["twin_text"]
+    found.append(twins.rename(columns={"key": "img_path"}).assign(oddity=TWINS, detail=others))
+    return pd.concat([part[ODD_COLUMNS] for part in found], ignore_index=True)
+
+
+def _named(odd: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+    return odd.assign(img_path=facts["img_path"].to_numpy()[odd["row"].to_numpy(int)])
+
+
+def as_fold_table(facts: pd.DataFrame) -> pd.DataFrame:
+    """Return the readable crops of :func:`crop_facts` as ``folds.make_folds`` takes them."""
+    return facts[facts["fault"] == ""].rename(columns={"img_path": "key"})
+
+
+def group_table(facts: pd.DataFrame, most: int = 8) -> pd.DataFrame:
+    """Return the ``most`` largest groups of crops that belong together: ``group,crops,labels,why``."""
+    table = as_fold_table(facts)
+    groups = find_groups(table).merge(table[["key", "text"]], on="key", validate="one_to_one")
+    joined = groups[groups["why"] != ""].groupby("group", sort=False)
+    rows = joined.agg(
+        crops=("key", "size"), labels=("text", lambda texts: " · ".join(dict.fromkeys(texts))), why=("why", "first")
+    )
+    return rows.sort_values("crops", ascending=False, kind="stable").head(most).reset_index()
+
+
+def group_pictures(competition: Competition, facts: pd.DataFrame, groups: pd.DataFrame, most: int = 8) -> Figure:
+    """Return a wall of the groups of :func:`group_table`, up to ``most`` crops of each."""
+    table = as_fold_table(facts)
+    members = find_groups(table).merge(table[["key", "text"]], on="key", validate="one_to_one")
+    parts = [members[members["group"] == group].head(most) for group in groups["group"]]
+    names = [f"{row.crops:,} crops, {row.why}, first {row.group}" for row in groups.itertuples()]
+    images = [open_crops(competition, part["key"]) for part in parts]
+    return groups_wall(images, [part["text"].tolist() for part in parts], names, most)
+
+
+def source_crops(facts: pd.DataFrame, name: str, lmdbs: Sequence[str | Path] = (), most: int = 2000) -> pd.DataFrame:
+    """Return ``source,text,width,height`` of the competition's readable crops and of up to ``most`` of each LMDB.
+
+    The competition's are called ``name``, or by its column ``source`` where it has one.
+    """
+    whole = facts[facts["fault"] == ""]
+    tables = [whole[["text", "width", "height"]].assign(source=whole.get("source", name))]
+    for path in map(Path, lmdbs):
+        reader = LmdbReader(path.expanduser())
+        tables.append(survey_store(reader, _spread(len(reader), most)).assign(source=path.stem))
+    return pd.concat(tables, ignore_index=True)
 
 
 def open_crops(competition: Competition, paths: Sequence[str]) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from hangul_ocr.training.kfold import Run
 from hangul_ocr.workspace import Workspace
 
 ANSWERS = Path("answers") / "test_answers.csv"
-OOF, MEMBERS = "oof.csv", "members.csv"
+OOF, OOF_CANDIDATES, MEMBERS = "oof.csv", "oof_candidates.jsonl", "members.csv"
 TEST_PREDICTIONS, TEST_CANDIDATES = "test_predictions.csv", "test_candidates.jsonl"
 RESCORED = "N-best re-scored"
 _AGAIN = "put the original file back, or delete it and run `hangul-ocr ensemble` again"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ from hangul_ocr.workspace import Workspace, main_process_first, setup_notebook
 
 #: Seconds since 1970 at which training saves and stops: so `hangul-ocr run` shares one limit among the notebooks.
 STOP_AT = "HANGUL_OCR_STOP_AT"
+#: LMDBs to learn from instead of the settings' own, as in PATH: so `hangul-ocr run --also` reaches the notebooks.
+ALSO = "HANGUL_OCR_ALSO"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +80,19 @@ def open_session(
 
 
 def find_session(
-    workspace: Workspace, data: str, preset: str, run: str = "", seed: int | None = None, minutes: float | None = None
+    workspace: Workspace,
+    data: str,
+    preset: str,
+    run: str = "",
+    seed: int | None = None,
+    minutes: float | None = None,
+    also: Sequence[str] = (),
 ) -> Session:
-    """Do what :func:`open_session` does in a workspace that is known, and print nothing."""
-    settings, until = choose_settings(preset, seed), deadline(minutes)
+    """Do what :func:`open_session` does in a workspace that is known, and print nothing.
+
+    ``also`` are LMDBs to learn from instead of the settings' ``extra_lmdbs``.
+    """
+    settings, until = _with_extra_lmdbs(choose_settings(preset, seed), workspace, also), deadline(minutes)
     with main_process_first():
         competition = steps.open_competition(workspace, data)
     return Session(workspace, competition, settings, run or run_name(preset, seed, competition), until)
@@ -91,6 +103,13 @@ def choose_settings(name: str, seed: int | None = None) -> Settings:
     is_file = name not in PRESETS and (name.lower().endswith(".json") or Path(name).is_file())
     chosen = load_settings(Path(name).expanduser()) if is_file else preset(name)
     return chosen if seed is None else dataclasses.replace(chosen, seed=seed)
+
+
+def _with_extra_lmdbs(settings: Settings, workspace: Workspace, also: Sequence[str]) -> Settings:
+    """Return the settings with ``also``, ``$HANGUL_OCR_ALSO`` or their own ``extra_lmdbs``, as absolute paths."""
+    named = also or [path for path in os.environ.get(ALSO, "").split(os.pathsep) if path] or settings.extra_lmdbs
+    places = [str(workspace.root / Path(path).expanduser()) for path in named]
+    return dataclasses.replace(settings, extra_lmdbs=places)
 
 
 def run_name(preset: str, seed: int | None, competition: Competition) -> str:

@@ -1,4 +1,4 @@
-"""Every choice of a run as frozen dataclasses, and the named presets ``smoke``, ``quick``, ``colab`` and ``full``."""
+"""Every choice of a run as frozen dataclasses, and presets: ``smoke``, ``quick``, ``scratch``, ``colab``, ``full``."""
 
 from __future__ import annotations
 
@@ -178,6 +178,9 @@ class Settings:
 
     With ``start`` = ``shipped`` the folds begin from the weights that come with the package, whose network ``model``
     must be, and there is no pretraining; with ``scratch`` they begin from the run's own.
+
+    ``extra_lmdbs`` are further stores of real crops to learn from: in pretraining ``real_share`` of all crops, beside
+    the synthetic ones; in the fine-tuning of a fold ``extra_share`` of the real crops. They are never validated on.
     """
 
     preset: str = "quick"
@@ -190,6 +193,9 @@ class Settings:
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     start: str = "scratch"
     seed: int = 0
+    extra_lmdbs: list[str] = field(default_factory=list)
+    real_share: float = 0.5
+    extra_share: float = 0.25
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -200,6 +206,12 @@ class Settings:
             _refuse("trained_folds", self.trained_folds, f"at most the number of folds, {self.folds}")
         if not 0 <= self.seed < 2**32:
             _refuse("seed", self.seed, "from 0 to 4294967295")
+        if not all(isinstance(path, str) and path.strip() for path in self.extra_lmdbs):
+            _refuse("extra_lmdbs", self.extra_lmdbs, "a list of folders, such as ['outdoor.lmdb']")
+        if not 0 <= self.real_share <= 1:
+            _refuse("real_share", self.real_share, "from 0 to 1")
+        if not 0 <= self.extra_share < 1:
+            _refuse("extra_share", self.extra_share, "from 0 to below 1")
 
     def to_json(self) -> str:
         """Return the settings as indented JSON."""
@@ -319,6 +331,14 @@ _CLOVA = {
 
 THIN_RESNET = {"channels": [32, 64, 128, 128], "stem_width": 16}
 
+#: The network of the weights that ship.
+SHIPPED = ModelSettings(backbone="resnet10t", backbone_args=THIN_RESNET, stem_pool=False)
+
+_SHORT_PRETRAINING = TrainingSettings(steps=4000, seconds=760, optimizer="muon", learning_rate=0.02, validate_every=200)
+_SHORT_FINE_TUNING = TrainingSettings(
+    steps=400, seconds=60, learning_rate=1.5e-3, synthetic_share=0.5, ema_decay=0.99, validate_every=80
+)
+
 PRESETS: dict[str, Settings] = {
     # Seconds: for tests, and to see every notebook run once. It learns nothing.
     "smoke": Settings(
@@ -330,14 +350,16 @@ PRESETS: dict[str, Settings] = {
         trained_folds=2,
         candidates=3,
     ),
-    # Two CPU cores and twenty minutes, without a GPU.
+    # Two CPU cores and ten minutes, without a GPU: the weights that ship learn the competition's crops.
     "quick": Settings(
         preset="quick",
-        model=ModelSettings(backbone="resnet10t", backbone_args=THIN_RESNET, stem_pool=False),
-        pretraining=TrainingSettings(steps=4000, seconds=760, optimizer="muon", learning_rate=0.02, validate_every=200),
-        fine_tuning=TrainingSettings(
-            steps=400, seconds=60, learning_rate=1.5e-3, synthetic_share=0.5, ema_decay=0.99, validate_every=80
-        ),
+        model=SHIPPED,
+        pretraining=_SHORT_PRETRAINING,
+        fine_tuning=_SHORT_FINE_TUNING,
+    ),
+    # The same from noise: twenty minutes.
+    "scratch": Settings(
+        preset="scratch", model=SHIPPED, pretraining=_SHORT_PRETRAINING, fine_tuning=_SHORT_FINE_TUNING
     ),
     # A T4 and about an hour.
     "colab": Settings(

@@ -13,11 +13,13 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
 from hangul_ocr.data.batches import STEPS_PER_BLOCK
+from hangul_ocr.data.corrections import Applied, Corrections, read_corrections
 from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.dacon import (
     TRAIN,
@@ -28,9 +30,10 @@ from hangul_ocr.data.dacon import (
     test_samples,
     train_samples,
 )
+from hangul_ocr.data.extra import ChainedCrops, ExtraStore, extra_crops, open_extra
 from hangul_ocr.data.folds import ensure_folds
 from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manifest
-from hangul_ocr.data.lmdb_writer import write_lmdb
+from hangul_ocr.data.lmdb_writer import with_corrections, write_lmdb
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.decoding import LANGUAGE, load_fusion, make_fusion
@@ -40,7 +43,16 @@ from hangul_ocr.inference.submission import file_sha256, log_submission, write_s
 from hangul_ocr.models.checkpoint import load_model, read_header, require_alphabet
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.results import MEMBERS, OOF, RESCORED, TEST_CANDIDATES, TEST_PREDICTIONS, load_oof, oof_scores
+from hangul_ocr.results import (
+    MEMBERS,
+    OOF,
+    OOF_CANDIDATES,
+    RESCORED,
+    TEST_CANDIDATES,
+    TEST_PREDICTIONS,
+    load_oof,
+    oof_scores,
+)
 from hangul_ocr.settings import DecodingSettings, Settings, TrainingSettings
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.synthesis.stream import synthetic_sources
@@ -57,10 +69,12 @@ from hangul_ocr.training.kfold import (
 )
 from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult
 from hangul_ocr.weights import FOLDER, WEIGHTS, shipped_weights
-from hangul_ocr.workspace import Workspace, atomic_write_json, git_commit, is_main_process
+from hangul_ocr.workspace import Workspace, atomic_write_json, git_commit, is_main_process, main_process_first
 
 #: Beside a fold's weights: which weights it began from.
 START = "init_from.json"
+#: Beside a stage's weights: the further LMDBs that it learns from.
+EXTRA = "extra_lmdbs.json"
 
 
 class StoppedOnTime(HangulOcrError):
@@ -120,11 +134,13 @@ def _is_competition(folder: Path) -> bool:
 def prepare(competition: Competition, workspace: Workspace, settings: Settings) -> Prepared:
     """Write the competition's LMDBs and folds under ``output/data/NAME``, or take those that are there.
 
-    The folds lie where files are kept, even if LMDBs do not (Colab): they are dealt once.
+    The folds lie where files are kept, even if LMDBs do not (Colab): they are dealt once. So do corrections of the
+    training labels (:func:`keep_corrections`), which every later step goes by.
     """
     folder, kept = data_folder(competition, workspace), workspace.output / "data" / competition.name
     before = _content_hash(folder / "train.lmdb")
-    train = _store(folder / "train.lmdb", competition, train_samples, len(competition.train))
+    corrections = kept_corrections(competition, workspace)
+    train = _store(folder / "train.lmdb", competition, train_samples, len(competition.train), corrections)
     if before is not None and before != train.manifest.content_hash:
         for stale in kept.glob("folds*.csv"):
             stale.unlink()
@@ -141,10 +157,46 @@ def data_folder(competition: Competition, workspace: Workspace) -> Path:
     return workspace.scratch / "data" / competition.name
 
 
-def _store(path: Path, competition: Competition, importer, total: int) -> LmdbReader:
+def keep_corrections(competition: Competition, workspace: Workspace, *tables: Path | str) -> Corrections:
+    """Correct the training labels by ``tables`` (:mod:`data.corrections`) from now on, and by no others.
+
+    They are kept as ``corrections.csv`` beside the folds. Raises ``HangulOcrError`` for bad rows, and for corrections
+    that are of no crop of train.csv or of another label than it has.
+    """
+    corrections = read_corrections(*map(Path, tables))
+    corrections.require(dict(zip(competition.train["img_path"], competition.train["text"], strict=True)))
+    corrections.save(_corrections_file(competition, workspace))
+    return corrections
+
+
+def forget_corrections(competition: Competition, workspace: Workspace) -> None:
+    """Take the training labels as they are in train.csv from now on."""
+    _corrections_file(competition, workspace).unlink(missing_ok=True)
+
+
+def kept_corrections(competition: Competition, workspace: Workspace) -> Corrections | None:
+    """Return what the training labels are corrected by, if they are."""
+    path = _corrections_file(competition, workspace)
+    return read_corrections(path) if path.is_file() else None
+
+
+def corrections_lines(prepared: Prepared) -> list[str]:
+    """Return what became of the corrections of the training labels, for people; nothing if there are none."""
+    applied = prepared.train.manifest.corrections
+    return Applied(**applied).lines() if applied else []
+
+
+def _corrections_file(competition: Competition, workspace: Workspace) -> Path:
+    return workspace.output / "data" / competition.name / "corrections.csv"
+
+
+def _store(
+    path: Path, competition: Competition, importer, total: int, corrections: Corrections | None = None
+) -> LmdbReader:
     settings = {"competition": fingerprint(competition), "importer": importer.__name__}
-    if not matches(path, settings):
-        write_lmdb(path, importer(competition), alphabet=None, settings=settings, total=total)
+    if not matches(path, with_corrections(settings, corrections)):
+        items = importer(competition)
+        write_lmdb(path, items, alphabet=None, settings=settings, total=total, corrections=corrections)
     return LmdbReader(path)
 
 
@@ -272,19 +324,57 @@ def _progress(folder: Path) -> Progress:
         raise HangulOcrError(f"{folder / LAST}: of another version; name another run, or delete the folder") from None
 
 
-def pretrain_run(run: Run, prepared: Prepared, deadline: float | None = None) -> StageResult:
+def pretrain_run(
+    run: Run, prepared: Prepared, deadline: float | None = None, init_from: Path | None = None
+) -> StageResult:
     """Pretrain the run's network on streamed synthetic crops; a sample competition's test words and font stay out.
 
-    With the shipped weights there is nothing to do; the result is then that of their own training. Raises
+    ``init_from`` are weights to go on from, such as those that ship; another seed than theirs shows other crops. In a
+    run that starts from the shipped weights there is nothing to do: the result is that of their own training. Raises
     :class:`StoppedOnTime` if the ``deadline`` came before the end.
     """
     if run.settings.start == "shipped":
+        if init_from is not None:
+            raise HangulOcrError("this run's folds start from the weights that ship: pretrain under --from-scratch")
         return _shipped_result(run)
+    if init_from is not None:
+        _require_same_start(run.pretrained.parent, init_from)
     done = finished_stage(run.pretrained.parent, run.settings.pretraining)
     if done is not None:
         return done
+    if init_from is not None:
+        _record_start(run.pretrained.parent, init_from)
     stream, validation = synthetic_sources(prepared.competition.folder, run.settings.seed)
-    return _finished(pretrain(run, stream, validation, deadline), "pretraining")
+    extra = _extra(run, prepared, run.pretrained.parent, run.settings.pretraining, run.settings.real_share)
+    return _finished(pretrain(run, stream, validation, init_from, deadline, extra), "pretraining")
+
+
+def _extra(run: Run, prepared: Prepared, folder: Path, stage: TrainingSettings, share: float) -> ChainedCrops | None:
+    """Return the crops of the settings' ``extra_lmdbs``, said and kept beside the weights; None if none are used."""
+    if not (run.settings.extra_lmdbs and share > 0):
+        return None
+    with main_process_first():
+        stores = open_extra(run.settings.extra_lmdbs, run.alphabet, prepared.train)
+        _record_extra(folder, stores)
+    if is_main_process():
+        for store in stores:
+            print(f"{folder.name} learns from {store.line()}")
+    return extra_crops(stores, stage.augment, run.settings.model.short_side)
+
+
+def _record_extra(folder: Path, stores: list[ExtraStore]) -> None:
+    """Keep beside a stage's weights what else it learns from. Refuses other crops for a stage that has begun."""
+    facts, path = [store.facts() for store in stores], folder / EXTRA
+    if path.is_file() and (folder / LAST).is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        changed = [store["path"] for store, before in zip(facts, kept, strict=False) if store != before]
+        if changed or len(kept) != len(facts):
+            what = changed[0] if changed else "another number of LMDBs"
+            raise HangulOcrError(
+                f"{folder}: began with other crops of {what} than are there now; name another run, or delete the folder"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(path, facts)
 
 
 def _shipped_result(run: Run) -> StageResult:
@@ -337,7 +427,8 @@ def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, 
     synthetic = None
     if stage.synthetic_share > 0:
         synthetic, _ = synthetic_sources(prepared.competition.folder, run.settings.seed + 1)
-    result = train_fold(run, fold, prepared.train, prepared.folds, synthetic, start, deadline)
+    extra = _extra(run, prepared, folder, stage, run.settings.extra_share)
+    result = train_fold(run, fold, prepared.train, prepared.folds, synthetic, start, deadline, extra)
     return _finished(result, f"fold {fold}")
 
 
@@ -407,15 +498,17 @@ def say_how_long(seconds: float | None) -> None:
 
 
 def read_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
-    """Let each fold's model read the crops that it was not trained on; write and return ``oof.csv``.
+    """Let each fold's model read the crops that it was not trained on; write ``oof.csv``, its N-best lists beside it.
 
     Folds that are not trained to the end are named in a printed line.
     """
     _say_what_is_unfinished(run)
-    if _is_current(run, prepared.train, OOF):
+    if _is_current(run, prepared.train, OOF, OOF_CANDIDATES):
         return load_oof(run)
     _require_own_alphabet(run)
-    oof = pd.concat([_read_own_fold(run, prepared, fold) for fold in _trained_folds(run)], ignore_index=True)
+    tables, lists = zip(*(_read_own_fold(run, prepared, fold) for fold in _trained_folds(run)), strict=True)
+    oof = pd.concat(tables, ignore_index=True)
+    save_candidates(run.folder / OOF_CANDIDATES, oof["img_path"].tolist(), list(chain.from_iterable(lists)))
     write_table(oof, run.folder / OOF)
     _record_decoding(run, OOF)
     return oof
@@ -432,7 +525,7 @@ def _require_own_alphabet(run: Run) -> None:
         require_alphabet(path, run.alphabet)
 
 
-def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> pd.DataFrame:
+def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> tuple[pd.DataFrame, list[Reading]]:
     rows, others = fold_rows(prepared.train, prepared.folds, fold)
     source, model = LmdbCrops(prepared.train, rows), load_model(run.fold_folder(fold) / BEST)
     keys, texts = prepared.train.keys(), prepared.train.texts()
@@ -440,7 +533,7 @@ def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> pd.DataFrame:
     readings = read_crops([model], source, run.settings.candidates, progress=f"read fold {fold}", fusion=fusion)
     found = predictions_frame([keys[i] for i in rows], readings)
     found = found.rename(columns={"text": "prediction"}).assign(text=[texts[i] for i in rows], fold=fold)
-    return found[["img_path", "text", "prediction", "confidence", "fold"]]
+    return found[["img_path", "text", "prediction", "confidence", "fold"]], readings
 
 
 def _is_current(run: Run, reader: LmdbReader, *names: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from hangul_ocr.data.corrections import Corrections
 from hangul_ocr.data.lmdb_store import Manifest
 from hangul_ocr.data.lmdb_writer import (
     Outdated,
@@ -27,6 +29,7 @@ from hangul_ocr.data.lmdb_writer import (
     place_aside,
     put_in_place,
     refuse_foreign,
+    with_corrections,
 )
 from hangul_ocr.data.planning import ImportSettings, Planned
 from hangul_ocr.data.sample import Sample
@@ -44,33 +47,36 @@ def build_lmdb(
     settings: dict[str, Any],
     workers: Workers | None = None,
     shards: int = 1,
+    corrections: Corrections | None = None,
 ) -> Manifest:
     """Write what ``plan()`` comes to as the store ``path``, in so many ``shards``, and return its manifest.
 
     If that ends early, by a kill or a full disk for instance, the next call with the same plan and ``settings`` (the
-    manifest's) goes on where it was; a former store stays until then. Raises ``HangulOcrError`` for a full disk,
-    workers that die, nothing kept, a foreign folder at ``path``, and whatever ``plan`` says.
+    manifest's) goes on where it was; a former store stays until then. ``corrections`` drop samples or label them anew
+    on the way; the manifest tells what became of each. Raises ``HangulOcrError`` for a full disk, workers that die,
+    nothing kept, a foreign folder at ``path``, and whatever ``plan`` says.
     """
     refuse_foreign(path)
     aside, workers = place_aside(path), workers or Workers()
     with explained(path, _GO_ON):
-        manifest = completed(aside, shards, settings)
+        manifest = completed(aside, shards, with_corrections(settings, corrections))
         if manifest is None:
             with workers.ready():
                 fill = partial(_fill, plan=plan, chosen=chosen, workers=workers, path=path)
-                manifest = _built(path, aside, fill, shards, settings)
+                manifest = _built(path, fill, partial(opened_store, aside, shards, settings, corrections))
         put_in_place(aside, path)
     return manifest
 
 
 def _built(
-    path: Path, aside: Path, fill: Callable[[StoreWriter], None], shards: int, settings: dict[str, Any]
+    path: Path, fill: Callable[[StoreWriter], None], opened: Callable[[], AbstractContextManager[StoreWriter]]
 ) -> Manifest:
-    """Complete the store in ``aside``, or begin it anew if what lies there does not fit."""
+    """Complete the store that ``opened`` opens aside, or begin it anew if what lies there does not fit."""
+    aside = place_aside(path)
     for _ in range(2):
         store = None
         try:
-            with opened_store(aside, shards, settings) as store:
+            with opened() as store:
                 fill(store)
                 return store.finish(path)
         except Outdated as reason:

@@ -52,6 +52,42 @@ def make_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"key": rows["key"], "group": group_names, "fold": folds})
 
 
+def find_groups(table: pd.DataFrame) -> pd.DataFrame:
+    """Return ``key,group,why`` in file order: the groups that :func:`make_folds` would keep together, and what joins
+    their rows (``near-duplicates``, ``equal neighbours``, ``one photograph``); empty for a row that is alone.
+
+    ``table`` is the same as there.
+    """
+    rows = _in_file_order(table)
+    kinds: dict[str, set[int]] = {}
+    links = _Links(len(rows))
+    for kind, pairs in _reasons_to_join(rows):
+        pairs = list(pairs)
+        links.join(pairs)
+        kinds[kind] = {a for a, _ in pairs}
+    roots = links.roots()
+    why = {root: [kind for kind, members in kinds.items() if members & set(rest)] for root, rest in _members(roots)}
+    names = [", ".join(why.get(root, ())) for root in roots.tolist()]
+    return pd.DataFrame({"key": rows["key"], "group": rows["key"].to_numpy()[roots], "why": names})
+
+
+def _members(roots: np.ndarray) -> Iterator[tuple[int, list[int]]]:
+    return ((int(roots[places[0]]), places.tolist()) for places in _buckets(roots))
+
+
+def conflicting_twins(table: pd.DataFrame) -> pd.DataFrame:
+    """Return ``key,text,twin,twin_text``: crops that look all but equal and have different labels, each pair once.
+
+    ``table`` is :func:`make_folds`'s, with ``hash``.
+    """
+    rows = _in_file_order(table)
+    labels, hashes = pd.factorize(rows["text"])[0], rows["hash"].to_numpy(np.uint64)
+    pairs = sorted({(a, b) for a, b in _look_alikes(hashes, labels, _shape(rows)) if labels[a] != labels[b]})
+    keys, texts = rows["key"], rows["text"]
+    found = [(keys[a], texts[a], keys[b], texts[b]) for a, b in pairs]
+    return pd.DataFrame(found, columns=["key", "text", "twin", "twin_text"])
+
+
 def fold_table(reader: LmdbReader) -> pd.DataFrame:
     """Return :func:`make_folds`'s table for the samples of a store."""
     metas = pd.DataFrame(reader.metas(), columns=["key", "group", "width", "height"])
@@ -148,18 +184,27 @@ def _ordered_as(path: Path, folds: pd.DataFrame, keys: list[str]) -> pd.DataFram
 def _group_rows(rows: pd.DataFrame) -> np.ndarray:
     """Return for each row the number of the first row of its group."""
     links = _Links(len(rows))
-    labels = pd.factorize(rows["text"])[0]
-    links.join(_equal_neighbours(labels))
-    if "group" in rows:
-        links.join(_same_photograph(rows["group"].fillna("").to_numpy()))
-    if "hash" in rows:
-        shape = np.log(rows["width"].to_numpy(float) / rows["height"].to_numpy(float))
-        links.join(_near_duplicates(rows["hash"].to_numpy(np.uint64), labels, shape))
+    for _, pairs in _reasons_to_join(rows):
+        links.join(pairs)
     roots = links.roots()
     largest = np.bincount(roots).max(initial=0)
     if largest > max(50, len(rows) // 10):
         _log.warning("folds: %d of %d rows are one group; see largest_groups", largest, len(rows))
     return roots
+
+
+def _reasons_to_join(rows: pd.DataFrame) -> Iterator[tuple[str, Iterator[tuple[int, int]]]]:
+    """Yield each reason to keep rows together, and the pairs that it joins."""
+    labels = pd.factorize(rows["text"])[0]
+    yield "equal neighbours", _equal_neighbours(labels)
+    if "group" in rows:
+        yield "one photograph", _same_photograph(rows["group"].fillna("").to_numpy())
+    if "hash" in rows:
+        yield "near-duplicates", _near_duplicates(rows["hash"].to_numpy(np.uint64), labels, _shape(rows))
+
+
+def _shape(rows: pd.DataFrame) -> np.ndarray:
+    return np.log(rows["width"].to_numpy(float) / rows["height"].to_numpy(float))
 
 
 class _Links:
@@ -204,15 +249,23 @@ def _same_photograph(groups: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _near_duplicates(hashes: np.ndarray, labels: np.ndarray, shape: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield pairs of rows whose crops look alike: nearly, if their labels are equal, and almost exactly otherwise."""
-    bits = _bit_count(hashes)
-    telling = np.flatnonzero((bits >= TELLING_BITS) & (bits <= 64 - TELLING_BITS))
-    for a, b in _close_pairs(hashes, telling, SAME_LABEL_BITS, labels):
+    for a, b in _close_pairs(hashes, _telling(hashes), SAME_LABEL_BITS, labels):
         if abs(shape[a] - shape[b]) < 0.2:
             yield a, b
-    crowded = _crowded(hashes, labels)
+    yield from _look_alikes(hashes, labels, shape)
+
+
+def _look_alikes(hashes: np.ndarray, labels: np.ndarray, shape: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield pairs of rows whose crops look all but equal, whatever their labels."""
+    telling, crowded = _telling(hashes), _crowded(hashes, labels)
     for a, b in _close_pairs(hashes, telling[~crowded[telling]], ANY_LABEL_BITS):
         if abs(shape[a] - shape[b]) < 0.05:
             yield a, b
+
+
+def _telling(hashes: np.ndarray) -> np.ndarray:
+    bits = _bit_count(hashes)
+    return np.flatnonzero((bits >= TELLING_BITS) & (bits <= 64 - TELLING_BITS))
 
 
 def _crowded(hashes: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,6 +38,7 @@ class Manifest:
 
     ``content_hash`` is the SHA-256 over key, label and image of every sample in order, however many ``shards`` they lie
     in; ``settings`` is the caller's description of how the store came about, which :func:`matches` compares.
+    ``corrections`` says what became of corrections of its labels (:class:`corrections.Applied`), where there were any.
     """
 
     read: int
@@ -48,6 +49,7 @@ class Manifest:
     created: str = ""
     version: int = FORMAT_VERSION
     shards: int = 1
+    corrections: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the manifest as JSON."""

@@ -25,6 +25,8 @@ import lmdb
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from hangul_ocr.data.corrections import DROP, DROPPED, OUTDATED, RELABEL, Applied, Correction, Corrections
+from hangul_ocr.data.dacon import canonical_path
 from hangul_ocr.data.images import UnreadableImage, image_size
 from hangul_ocr.data.lmdb_store import (
     DATA_FILE,
@@ -38,7 +40,7 @@ from hangul_ocr.data.lmdb_store import (
     read_manifest_file,
     shard_folders,
 )
-from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.sample import LeftOut, Sample, shortened
 from hangul_ocr.data.tables import FULL_DISK
 from hangul_ocr.hangul import Alphabet, HangulOcrError, normalise
 from hangul_ocr.workspace import atomic_write_text
@@ -75,6 +77,7 @@ class Progress:
     kept: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     left_out_bytes: int = 0
+    corrected: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the progress as JSON."""
@@ -102,19 +105,20 @@ def write_lmdb(
     settings: dict[str, Any],
     total: int | None = None,
     shards: int = 1,
+    corrections: Corrections | None = None,
 ) -> Manifest:
     """Write ``items`` as the LMDB folder ``path``, or as several in it, and return the manifest.
 
     A sample is left out, and named in ``left_out.csv``, if its text holds a character outside ``alphabet`` (where one
     is given), if its key came before, or if its image has no readable header. All is written aside and renamed when
-    complete, so a former store stays until then. Raises ``HangulOcrError`` if the disk is full, if nothing is kept, or
-    if ``path`` holds something else.
+    complete, so a former store stays until then. ``corrections`` drop samples or label them anew on the way. Raises
+    ``HangulOcrError`` if the disk is full, if nothing is kept, or if ``path`` holds something else.
     """
     refuse_foreign(path)
     aside = place_aside(path)
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        with explained(path), opened_store(aside, shards, settings) as store:
+        with explained(path), opened_store(aside, shards, settings, corrections) as store:
             for item in tqdm(items, desc=f"write {path.name}", total=total, unit="crop"):
                 store.take(as_record(item, alphabet))
                 store.step_done("")
@@ -145,6 +149,26 @@ def as_record(item: Sample | LeftOut, alphabet: Alphabet | None = None) -> Recor
     return Record(item.key, text.encode("utf-8"), item.image, json.dumps(meta, default=_plain).encode("ascii"))
 
 
+def corrected(record: Record, correction: Correction) -> tuple[str, Record | LeftOut]:
+    """Return what a correction does (``drop``, ``relabel``, or ``outdated``: nothing) and the record after it.
+
+    A new label keeps the former one among its facts, as ``label_was``, and loses the places of its characters.
+    """
+    text = record.label.decode("utf-8")
+    if not correction.fits(text):
+        return OUTDATED, record
+    if correction.text is None:
+        return DROP, LeftOut(record.key, DROPPED, shortened(text))
+    meta = {name: value for name, value in json.loads(record.meta).items() if name != "centres"}
+    meta["label_was"] = text
+    return RELABEL, record._replace(label=correction.text.encode("utf-8"), meta=json.dumps(meta).encode("ascii"))
+
+
+def with_corrections(settings: dict[str, Any], corrections: Corrections | None) -> dict[str, Any]:
+    """Return a store's settings with what its labels are corrected by, so that other corrections make another store."""
+    return settings if corrections is None else settings | {"corrections": corrections.sha256}
+
+
 class ContentHash:
     """SHA-256 over key, label and image of samples in order."""
 
@@ -168,9 +192,11 @@ class StoreWriter:
     ``progress`` says how far it is, pending records included; ``is_committed`` whether any of it is on the disk.
     """
 
-    def __init__(self, folder: Path, settings: str, environments: list[lmdb.Environment]) -> None:
+    def __init__(
+        self, folder: Path, settings: str, environments: list[lmdb.Environment], corrections: Corrections | None = None
+    ) -> None:
         self.folder, self.progress = folder, Progress(settings)
-        self._environments = environments
+        self._environments, self._corrections = environments, corrections
         self._hash, self._keys = ContentHash(), set[str]()
         self._first_left_out: LeftOut | None = None
         self.is_committed = False
@@ -181,6 +207,8 @@ class StoreWriter:
         self.progress.read += 1
         if isinstance(item, Record) and item.key in self._keys:
             item = LeftOut(item.key, "duplicate key")
+        elif isinstance(item, Record) and self._corrections is not None:
+            item = self._corrected(item, self._corrections.of(item.key))
         if isinstance(item, LeftOut):
             self._leave_out(item)
         else:
@@ -214,7 +242,8 @@ class StoreWriter:
         progress, shards = self.progress, len(self._environments)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         facts = (progress.read, progress.kept, progress.left_out, json.loads(progress.settings)["settings"])
-        manifest = Manifest(*facts, self._hash.value(), created, shards=shards)
+        applied = Applied.of(self._corrections, progress.corrected).to_dict() if self._corrections else {}
+        manifest = Manifest(*facts, self._hash.value(), created, shards=shards, corrections=applied)
         if not progress.kept:
             raise _nothing_kept(name, manifest, self._first_left_out)
         self.commit()
@@ -223,6 +252,13 @@ class StoreWriter:
         else:
             _commit(self._environments[0], [(b"manifest", manifest.to_json().encode())])
         return manifest
+
+    def _corrected(self, record: Record, correction: Correction | None) -> Record | LeftOut:
+        if correction is None:
+            return record
+        what, item = corrected(record, correction)
+        self.progress.corrected[canonical_path(record.key)] = what
+        return item
 
     def _count(self, shard: int) -> int:
         return len(range(shard, self.progress.kept, len(self._environments)))
@@ -287,17 +323,21 @@ class StoreWriter:
 
 
 @contextmanager
-def opened_store(folder: Path, shards: int, settings: dict[str, Any]) -> Iterator[StoreWriter]:
+def opened_store(
+    folder: Path, shards: int, settings: dict[str, Any], corrections: Corrections | None = None
+) -> Iterator[StoreWriter]:
     """Open the store under construction in ``folder``, with all that was committed before, or begin one.
 
-    ``settings`` are the manifest's. Raises ``Outdated`` if another store was begun there, ``HangulOcrError`` if another
-    process writes there.
+    ``settings`` are the manifest's, to which those of ``corrections`` are added. Raises ``Outdated`` if another store
+    was begun there, ``HangulOcrError`` if another process writes there.
     """
+    settings = with_corrections(settings, corrections)
     described = json.dumps({"settings": settings, "shards": shards, "version": FORMAT_VERSION}, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder), ExitStack() as stack:
         parts = shard_folders(folder, shards)
-        store = StoreWriter(folder, described, [stack.enter_context(_opened(part)) for part in parts])
+        environments = [stack.enter_context(_opened(part)) for part in parts]
+        store = StoreWriter(folder, described, environments, corrections)
         store.resume()
         yield store
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -126,6 +127,54 @@ def centres_wall(
         _numbered_dots(sheet, np.asarray(places) * (width, height) + (x, y))
         _caption(sheet, caption, box, INK)
     return sheet.figure
+
+
+@drawn
+def suspects_wall(images: Sequence[np.ndarray], suspects: pd.DataFrame, columns: int = 4) -> Figure:
+    """Draw crops of suspicious labels over the label, what the model reads, and how sure it is of either.
+
+    ``suspects`` is a table of ``labels.rank_suspects``, a row for each crop.
+    """
+    if not len(images):
+        return sentence_figure("The model contradicts no label.")
+    title = f"{len(images)} labels that the model contradicts most: which of the two is on the crop?"
+    sheet, boxes = _wall(len(images), columns, 0.85, 0.82, title)
+    for image, row, box in zip(images, suspects.itertuples(), boxes, strict=True):
+        left, top, width, height = box
+        _picture(sheet, image, box, None)
+        _aligned_lines(sheet, align(row.text, row.suggestion), left - _GAP / 2, top + height + 0.08, width, None)
+        bound = "" if row.label_rank != "" else "under "
+        odds = f"read {_percent(row.confidence)}, label {bound}{_percent(row.label_probability)}"
+        sheet.text(left + width / 2, top + height + 0.76, odds, ha="center", va="center", fontsize=7.5, color=GREY)
+    return sheet.figure
+
+
+@drawn
+def groups_wall(
+    groups: Sequence[Sequence[np.ndarray]], captions: Sequence[Sequence[str]], names: Sequence[str], columns: int = 8
+) -> Figure:
+    """Draw groups of crops, each under its name, at most ``columns`` of its crops with their labels.
+
+    Small groups stand two on a line.
+    """
+    if not len(groups):
+        return sentence_figure("No two crops belong together.")
+    beside = 2 if max(map(len, groups)) <= columns // 2 else 1
+    across, width = columns // beside, (WIDTH - 2 * _MARGIN) / columns
+    sheet = _sheet(_TITLE + 1.45 * math.ceil(len(groups) / beside) + _MARGIN)
+    _title(sheet, f"The {len(groups)} largest groups of crops that belong together: each stays in one fold")
+    for i, (images, texts, name) in enumerate(zip(groups, captions, names, strict=True)):
+        left, top = _MARGIN + i % beside * across * width, _TITLE + i // beside * 1.45
+        fit(sheet.text(left, top + 0.1, name, va="center", fontsize=9, color=GREY), across * width - _GAP)
+        for j, (image, text) in enumerate(list(zip(images, texts, strict=True))[:across]):
+            box = (left + j * width + _GAP / 2, top + 0.24, width - _GAP, 0.72)
+            _picture(sheet, image, box, None)
+            _caption(sheet, text, box, INK)
+    return sheet.figure
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.01 else f"{100 * share:.0f} %"
 
 
 def _numbered_dots(sheet: Any, points: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hangul_ocr.hangul import N_FINAL, N_INITIAL, N_MEDIAL, Alphabet, HangulOcrError
@@ -36,7 +37,7 @@ class CompositionalClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return scores (..., classes) for ``features`` (..., width)."""
-        return features @ (self.membership @ self.jamo + self.residual).T + self.bias
+        return F.linear(features, self.membership @ self.jamo + self.residual, self.bias)
 
 
 def make_classifier(kind: str, width: int, alphabet: Alphabet) -> nn.Module:

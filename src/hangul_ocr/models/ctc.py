@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hangul_ocr.hangul import UNKNOWN_CLASS, Alphabet, ctc_steps_needed
+from hangul_ocr.hangul import Alphabet, ctc_steps_needed
+from hangul_ocr.models.ctc_loss import training_losses
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.settings import LossWeights
 
@@ -48,12 +49,11 @@ class CTCDecoder(nn.Module):
         its cross-entropy, times ``weights.alignment``, is added. ``weights.smoothing`` pulls every step towards equal
         probabilities (Kim et al., arXiv 1705.10874).
         """
-        log_probabilities = self.log_probabilities(features)
-        loss = ctc_losses(log_probabilities, targets) / _lengths(targets, features.device)
-        if weights.alignment > 0:
-            loss = loss + weights.alignment * _frame_losses(log_probabilities, frames)
+        logits = self.classifier(features).float()
+        loss, of_frames = training_losses(logits, targets, frames)
+        loss = loss / _lengths(targets, features.device) + weights.alignment * of_frames
         if weights.smoothing > 0:
-            loss = (1 - weights.smoothing) * loss - weights.smoothing * log_probabilities.mean(dim=(1, 2))
+            loss = (1 - weights.smoothing) * loss - weights.smoothing * logits.log_softmax(-1).mean(dim=(1, 2))
         return loss
 
     def unwritable(self, targets: Sequence[Sequence[int]], steps: int) -> int:
@@ -100,12 +100,6 @@ def ctc_losses(log_probabilities: Tensor, targets: Sequence[Sequence[int]], impo
 
 def _lengths(targets: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     return torch.tensor([max(1, len(target)) for target in targets], device=device)
-
-
-def _frame_losses(log_probabilities: Tensor, frames: Tensor) -> Tensor:
-    known = frames != UNKNOWN_CLASS
-    picked = log_probabilities.gather(-1, frames.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return -(picked * known).sum(1) / known.sum(1).clamp(min=1)
 
 
 def collapse(path: Sequence[int]) -> list[int]:

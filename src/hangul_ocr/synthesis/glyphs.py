@@ -53,9 +53,9 @@ class Layout:
 
 
 class GlyphCache:
-    """Draws glyphs and keeps the ``limit`` latest (about 2 kB each at 48 pixels an em)."""
+    """Draws glyphs and keeps the ``limit`` latest (about 2 kB each at 48 pixels an em, so 300 MB at the most)."""
 
-    def __init__(self, faces: Sequence[FontFace], limit: int = 30_000) -> None:
+    def __init__(self, faces: Sequence[FontFace], limit: int = 150_000) -> None:
         self.faces = list(faces)
         self.limit = limit
         self._glyphs: OrderedDict[tuple[int, int, str], Glyph] = OrderedDict()

@@ -16,9 +16,10 @@ import pandas as pd
 
 from hangul_ocr.data.batches import TrainingBlocks, fixed_groups
 from hangul_ocr.data.crops import CropSource, LmdbCrops, rarity_weights
+from hangul_ocr.data.extra import CropsBeside
 from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.hangul import Alphabet, HangulOcrError
-from hangul_ocr.models.checkpoint import initialise_from, load_model, require_alphabet
+from hangul_ocr.models.checkpoint import initialise_from, load_model, read_header, require_alphabet
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import Settings, TrainingSettings, load_settings
 from hangul_ocr.training.loop import LAST, Stage, StageResult
@@ -111,12 +112,28 @@ def _differences(ours: dict, theirs: dict, prefix: str = "") -> list[str]:
     return names
 
 
-def pretrain(run: Run, synthetic: CropSource, validation: CropSource, deadline: float | None = None) -> StageResult:
-    """Train the run's network on streamed synthetic crops; ``validation`` are crops that the stream never shows."""
-    settings = run.settings
-    model = _fresh_model(run, "pretraining")
-    blocks = _blocks(run, settings.pretraining, seed=settings.seed, synthetic=synthetic)
-    return _run_stage("pretraining", run, model, blocks, validation, settings.pretraining, "pretraining", deadline)
+def pretrain(
+    run: Run,
+    synthetic: CropSource,
+    validation: CropSource,
+    init_from: Path | None = None,
+    deadline: float | None = None,
+    extra: CropSource | None = None,
+) -> StageResult:
+    """Train the run's network on streamed synthetic crops; ``validation`` are crops that the stream never shows.
+
+    It goes on from the weights ``init_from``, whose crops are counted in ``metrics.csv``, or begins from nothing.
+    ``extra`` are real crops, which the settings' ``real_share`` of all are drawn from.
+    """
+    settings, stage = run.settings, run.settings.pretraining
+    model = _fresh_model(run, "pretraining", init_from)
+    seen = 0
+    if init_from is not None:
+        initialise_from(model, init_from)
+        seen = int(read_header(init_from).get("facts", {}).get("crops", 0))
+    mixed = replace(stage, synthetic_share=1.0 if extra is None else 1 - settings.real_share)
+    blocks = _blocks(run, mixed, seed=settings.seed, synthetic=synthetic, real=extra)
+    return _run_stage("pretraining", run, model, blocks, validation, stage, "pretraining", deadline, seen)
 
 
 def train_fold(
@@ -127,8 +144,12 @@ def train_fold(
     synthetic: CropSource | None = None,
     init_from: Path | None = None,
     deadline: float | None = None,
+    extra: CropSource | None = None,
 ) -> StageResult:
-    """Fine-tune on all folds but ``fold``, validating on it, from ``init_from`` (or from nothing if that is None)."""
+    """Fine-tune on all folds but ``fold``, validating on it, from ``init_from`` (or from nothing if that is None).
+
+    ``extra`` are further real crops, which the settings' ``extra_share`` of the real ones are drawn from.
+    """
     settings = run.settings
     model = _fresh_model(run, f"fold{fold}", init_from)
     if init_from is not None:
@@ -137,6 +158,9 @@ def train_fold(
     real = LmdbCrops(reader, others, settings.fine_tuning.augment)
     stage, seed = settings.fine_tuning, settings.seed * 1000 + fold + 1
     weights = rarity_weights(real.texts(), stage.balance) if stage.balance else None
+    if extra is not None:
+        real = CropsBeside(real, extra, settings.extra_share)
+        weights = None if weights is None else real.weights(weights)
     blocks = _blocks(run, stage, seed=seed, real=real, synthetic=synthetic, real_weights=weights)
     held_out = LmdbCrops(reader, own)
     return _run_stage(f"fold {fold}", run, model, blocks, held_out, stage, f"fold{fold}", deadline)
@@ -187,13 +211,14 @@ def _run_stage(
     settings: TrainingSettings,
     folder: str,
     deadline: float | None,
+    seen: int = 0,
 ) -> StageResult:
     best = run.folder / folder / "best.safetensors"
     if best.is_file():
         require_alphabet(best, run.alphabet)
     groups = fixed_groups(validation, run.settings.model, run.alphabet)
     accelerator = make_accelerator(settings.number_type)
-    return Stage(name, model, blocks, groups, settings, run.folder / folder, accelerator, deadline).run()
+    return Stage(name, model, blocks, groups, settings, run.folder / folder, accelerator, deadline, seen).run()
 
 
 def load_folds_models(run: Run) -> list[Recognizer]:

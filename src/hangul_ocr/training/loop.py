@@ -45,6 +45,7 @@ class Progress:
     skipped_steps: int = 0
     unwritable: int = 0
     unreadable: int = 0
+    seen: int = 0  # crops that the weights had learnt from before
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -81,6 +82,7 @@ class Stage:
         folder: Path,
         accelerator: Accelerator,
         deadline: float | None = None,
+        seen: int = 0,
     ) -> None:
         self.name, self.settings, self.folder, self.deadline = name, settings, folder, deadline
         self.blocks, self.validation, self.accelerator = blocks, validation, accelerator
@@ -88,7 +90,7 @@ class Stage:
         self.ema = ModelEmaV3(self.recognizer, decay=settings.ema_decay, use_warmup=True, warmup_power=0.75)
         optimizer = make_optimizer(model, settings, accelerator.device.type)
         self.model, self.optimizer = accelerator.prepare(self.recognizer, optimizer)
-        self.progress = Progress()
+        self.progress = Progress(seen=seen)
         self.largest = 1 << 30  # crops at once: halved whenever the memory does not suffice
 
     def run(self) -> StageResult:
@@ -228,7 +230,7 @@ class Stage:
         accuracy = float(exact_matches(texts, predictions).mean()) if texts else float("nan")
         row = {
             "step": self.progress.step,
-            "crops": self.progress.step * self.settings.crops_per_step,
+            "crops": self.progress.seen + self.progress.step * self.settings.crops_per_step,
             "seconds": round(self.progress.seconds, 2),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "train_loss": getattr(self, "_mean_loss", float("nan")),
