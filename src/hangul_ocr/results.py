@@ -22,6 +22,7 @@ ANSWERS = Path("answers") / "test_answers.csv"
 OOF, MEMBERS = "oof.csv", "members.csv"
 TEST_PREDICTIONS, TEST_CANDIDATES = "test_predictions.csv", "test_candidates.jsonl"
 RESCORED = "N-best re-scored"
+OOF_COLUMNS = ["img_path", "text", "prediction", "confidence", "fold"]
 
 
 def load_oof(run: Run) -> pd.DataFrame:
@@ -29,7 +30,15 @@ def load_oof(run: Run) -> pd.DataFrame:
     path = run.folder / OOF
     if not path.is_file():
         raise HangulOcrError(f"{path}: not there; run notebook 05 or `hangul-ocr ensemble` first")
-    return read_table(path).astype({"confidence": float, "fold": int})
+    oof = read_table(path)
+    lacking = [name for name in OOF_COLUMNS if name not in oof]
+    if lacking or not len(oof):
+        what = f"no column {lacking[0]!r}" if lacking else "no rows"
+        raise HangulOcrError(f"{path}: {what}; delete it and run `hangul-ocr ensemble` again")
+    try:
+        return oof.astype({"confidence": float, "fold": int})
+    except ValueError as error:
+        raise HangulOcrError(f"{path}: {error}; delete it and run `hangul-ocr ensemble` again") from None
 
 
 def oof_scores(run: Run) -> Scores:

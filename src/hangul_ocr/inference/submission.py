@@ -100,6 +100,45 @@ def log_submission(
     write_table(whole.fillna(""), log_path, encoding="utf-8-sig")
 
 
+def former_submission(path: Path) -> pd.DataFrame | None:
+    """Return the submission at ``path``; None if there is none, or none that can be read."""
+    try:
+        return read_table(path) if path.is_file() else None
+    except HangulOcrError:
+        return None
+
+
+def changed_rows(
+    before: pd.DataFrame | None, after: pd.DataFrame, competition: Competition, predictions: pd.DataFrame
+) -> pd.DataFrame | None:
+    """Return the rows whose text differs between two submissions, the least confident first.
+
+    Columns: the template's key, ``before``, ``after``, ``confidence`` (of ``predictions``, where they have one). None
+    if there is none before, or one of other columns or rows (of another competition).
+    """
+    key, text = competition.template_key, competition.template_text
+    if before is None or list(before.columns) != list(after.columns) or list(before[key]) != list(after[key]):
+        return None
+    table = pd.DataFrame({key: after[key], "before": before[text], "after": after[text]})
+    if "confidence" in predictions:
+        pairs = zip(map(canonical_path, predictions["img_path"]), predictions["confidence"].astype(float), strict=True)
+        sure = dict(pairs)
+        table["confidence"] = [sure[canonical_path(path)] for path in competition.template_paths()]
+    changed = table.loc[table["before"] != table["after"]]
+    return changed.sort_values("confidence", kind="stable") if "confidence" in changed else changed
+
+
+def say_changes(changes: pd.DataFrame | None, path: Path, most: int = 5) -> None:
+    """Print how many rows of the submission at ``path`` are new, and the surest of them."""
+    if changes is None:
+        print(f"{path.name}: the first one, or of other rows than the former; nothing to compare it with")
+        return
+    print(f"{path.name}: {len(changes):,} rows differ from the former one" + (", the surest:" if len(changes) else ""))
+    for row in changes.iloc[::-1].head(most).to_dict("records"):
+        sure = f"  {100 * row['confidence']:.0f} %" if "confidence" in row else ""
+        print(f"  {next(iter(row.values()))}  {row['before']!r} -> {row['after']!r}{sure}")
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
