@@ -356,7 +356,7 @@ def _ensemble(options: argparse.Namespace) -> Ensemble | None:
     """Return the ensemble that the options name; None for one run and no views."""
     from hangul_ocr import ensembles
 
-    further, views = options.runs[1:], [name.strip() for name in options.views.split(",") if name.strip()]
+    further, views = options.runs[1:], ensembles.named(options.views)
     if not (further or views):
         return None
     session = _session(options)

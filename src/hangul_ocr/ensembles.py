@@ -96,6 +96,11 @@ def open_ensemble(
     return ensemble
 
 
+def named(text: str) -> list[str]:
+    """Return the names in a list with commas, as the notebooks' parameters and the command line write it."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def ensemble_folder(workspace: Workspace, names: Sequence[str], views: Sequence[str]) -> Path:
     """Return where the ensemble of these runs and views lies; a long name is cut and marked."""
     name = "-".join(["+".join(names), *views])
@@ -142,13 +147,14 @@ def choose(ensemble: Ensemble) -> dict[str, Any]:
         return record
     rows, readings = _read_out_of_fold(ensemble)
     keys, texts = [ensemble.train.keys()[i] for i in rows], [ensemble.train.texts()[i] for i in rows]
-    parts, groups = [ensemble.folds[0][key] for key in keys], _groups(ensemble, keys)
-    if len(ensemble.members) == 1:
-        raise HangulOcrError("an ensemble needs two members: name another run with --run, or views with --views")
+    folds, groups = [ensemble.folds[0][key] for key in keys], _groups(ensemble, keys)
+    parts = folds
+    if len(set(parts)) == 1:  # a single fold is trained: its photographs are dealt into three
+        parts = (pd.factorize(np.array(groups, dtype=object))[0] % 3).tolist()
     judged = judge(Stack.of(readings), texts, parts, ensemble.members)
     own = pd.DataFrame({name: [r.own[i] for r in readings] for i, name in enumerate(ensemble.members)})
     table = comparison(judged, own, texts, groups)
-    facts = {"img_path": keys, "text": texts, "fold": parts, "confidence": judged.confidence.round(6)}
+    facts = {"img_path": keys, "text": texts, "fold": folds, "confidence": judged.confidence.round(6)}
     oof = pd.DataFrame(facts).join(own).join(judged.predictions)
     write_table(table, ensemble.folder / COMPARISON)
     write_table(oof, ensemble.folder / ENSEMBLE_OOF)

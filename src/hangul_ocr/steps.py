@@ -39,6 +39,7 @@ from hangul_ocr.inference.ensemble import Reading, most_confident, vote
 from hangul_ocr.inference.parts import Parts, forget_parts
 from hangul_ocr.inference.predict import CHUNK, predictions_frame, read_crops, save_candidates
 from hangul_ocr.inference.submission import (
+    CHANGES,
     changed_rows,
     file_sha256,
     former_submission,
@@ -614,8 +615,10 @@ def write_and_log(
     before = former_submission(path)
     write_submission(predictions, prepared.competition, path)
     changes = changed_rows(before, read_table(path), prepared.competition, predictions)
-    if changes is not None:
-        write_table(changes, path.with_name("changes.csv"), encoding="utf-8-sig")
+    if changes is None:
+        path.with_name(CHANGES).unlink(missing_ok=True)
+    else:
+        write_table(changes, path.with_name(CHANGES), encoding="utf-8-sig")
     say_changes(changes, path)
     log_submission(
         workspace.submissions / "log.csv",

@@ -20,6 +20,8 @@ from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import HangulOcrError
 
 LOG_COLUMNS = ["time", "run", "commit", "cv", "cv_low", "cv_high", "public_score", "file", "sha256", "note"]
+#: Beside the submission: the rows that the former one had otherwise.
+CHANGES = "changes.csv"
 _BYTE_ORDER_MARK = "\ufeff"
 _log = logging.getLogger(__name__)
 
@@ -137,6 +139,24 @@ def say_changes(changes: pd.DataFrame | None, path: Path, most: int = 5) -> None
     for row in changes.iloc[::-1].head(most).to_dict("records"):
         sure = f"  {100 * row['confidence']:.0f} %" if "confidence" in row else ""
         print(f"  {next(iter(row.values()))}  {row['before']!r} -> {row['after']!r}{sure}")
+
+
+def leaderboard_table(log: pd.DataFrame) -> pd.DataFrame:
+    """Return the log's submissions that have a public score: both scores and what lies between them, in percent.
+
+    Columns: ``CV, %``, ``95 % interval``, ``public, %``, ``gap`` (points), ``inside the interval``; the run as index.
+    """
+    numbers = log[["cv", "cv_low", "cv_high", "public_score"]].apply(pd.to_numeric, errors="coerce") * 100
+    known = numbers.dropna()
+    cv, low, high, public = (known[name] for name in known.columns)
+    columns = {
+        "CV, %": cv.round(2),
+        "95 % interval": low.map("{:.2f}".format) + " to " + high.map("{:.2f}".format),
+        "public, %": public.round(2),
+        "gap": (public - cv).round(2),
+        "inside the interval": (public.between(low, high)).map({True: "yes", False: "no"}),
+    }
+    return pd.DataFrame(columns).set_index(pd.Index(log.loc[known.index, "run"], name="run"))
 
 
 def file_sha256(path: Path) -> str:
