@@ -17,6 +17,7 @@ from hangul_ocr.inference.submission import (
     changed_rows,
     file_sha256,
     former_submission,
+    leaderboard_table,
     log_submission,
     say_changes,
     submission_warnings,
@@ -221,3 +222,13 @@ def test_a_former_submission_of_other_rows_or_none_is_not_compared(
     (tmp_path / "broken.csv").write_text('a,b\n"1', encoding="utf-8")
     assert former_submission(tmp_path / "broken.csv") is None
     assert former_submission(tmp_path / "gone.csv") is None
+
+
+def test_the_leaderboard_beside_cross_validation(tmp_path: Path) -> None:
+    log_one(tmp_path / "log.csv", "first")
+    log_one(tmp_path / "log.csv", "second")
+    log = read_table(tmp_path / "log.csv")
+    assert leaderboard_table(log).empty
+    table = leaderboard_table(log.assign(public_score=["0.50", ""]))
+    assert table.index.tolist() == ["first"]
+    assert table.iloc[0].tolist() == [51.23, "49.00 to 53.00", 50.0, -1.23, "yes"]

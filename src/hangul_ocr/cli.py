@@ -404,10 +404,11 @@ def _trained_before(workspace: Workspace, options: argparse.Namespace) -> str:
 
 def _print_final_table(options: argparse.Namespace, workspace: Workspace, done: list[NotebookResult]) -> None:
     from hangul_ocr.notebook_runner import clock
-    from hangul_ocr.results import final_table
+    from hangul_ocr.results import final_table, submission_rows
 
     session = _session(options)
     rows = final_table(session.run, session.competition)
+    rows += submission_rows(workspace.submissions / "submission.csv", session.competition)
     rows.append(("submission", str(workspace.submissions / "submission.csv")))
     rows.append(("pictures", str(workspace.output / "figures")))
     rows.append(("notebooks to read", str(workspace.output / "notebooks" / "*.html")))

@@ -367,6 +367,13 @@ def describe(record: dict[str, Any]) -> str:
     )
 
 
+def headline(record: dict[str, Any], table: pd.DataFrame) -> str:
+    """Return a picture's title: what was kept, its honest accuracy, and the best single member's."""
+    accuracy = table.set_index("name")["accuracy"]
+    kept = f"Kept: {record['choice']['way']}, {100 * accuracy[CHOSEN]:.1f} % with the choice nested"
+    return f"{kept}; the best single member {100 * accuracy[WAYS[0]]:.1f} %"
+
+
 def hand_in(ensemble: Ensemble, workspace: Workspace) -> Path:
     """Write ``submissions/submission.csv`` from the ensemble's test predictions, validated, and log it.
 

@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from hangul_ocr.data.crops import LmdbCrops
-from hangul_ocr.data.dacon import Competition, canonical_path, ImageFiles
+from hangul_ocr.data.dacon import Competition, ImageFiles
 from hangul_ocr.data.images import UnreadableImage, decode_trusted, image_size
 from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, matches
 from hangul_ocr.data.lmdb_writer import write_lmdb
@@ -76,11 +76,10 @@ def changed_crops(changes: Path, test: LmdbReader, most: int = 15) -> tuple[list
     ``changes`` is the file that ``steps.hand_in`` leaves; both lists are empty without one, or without such crops.
     """
     table = read_table(changes) if changes.is_file() else pd.DataFrame()
-    by_path = {canonical_path(key): key for key in test.keys()}
-    rows = table.iloc[::-1].to_dict("records")
-    known = [row for row in rows if canonical_path(next(iter(row.values()))) in by_path][:most]
-    keys = [by_path[canonical_path(next(iter(row.values())))] for row in known]
-    return crop_images(test, keys), [f"{row['before']} → {row['after']}" for row in known]
+    stored = set(test.keys())
+    known = [row for row in table.iloc[::-1].to_dict("records") if row["img_path"] in stored][:most]
+    captions = [f"{row['before']} → {row['after']}" for row in known]
+    return crop_images(test, [row["img_path"] for row in known]), captions
 
 
 def spread(table: pd.DataFrame, count: int) -> pd.DataFrame:

@@ -161,6 +161,19 @@ def final_table(run: Run, competition: Competition) -> list[tuple[str, str]]:
     return rows
 
 
+def submission_rows(submission: Path, competition: Competition) -> list[tuple[str, str]]:
+    """Return what is known of the file handed in: who made it, its cross-validated score, its score on the answers."""
+    log = read_table(submission.with_name("log.csv")) if submission.with_name("log.csv").is_file() else pd.DataFrame()
+    rows = []
+    if len(log):
+        last = log.iloc[-1]
+        rows.append(("handed in", f"{last['run']}, cross-validated {100 * float(last['cv']):.2f} %"))
+    answers, table = answers_of(competition), read_table(submission) if submission.is_file() else pd.DataFrame()
+    if answers is not None and {"img_path", "text"} <= set(table):
+        rows.append(("  on the test answers", accuracy_line(scores_by_part(table, answers)["all"])))
+    return rows
+
+
 def accuracy_line(scores: Scores) -> str:
     """Return exact accuracy, its interval and the number of rows in words."""
     low, high = scores.intervals["exact"]

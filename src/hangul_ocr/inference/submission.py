@@ -115,17 +115,18 @@ def changed_rows(
 ) -> pd.DataFrame | None:
     """Return the rows whose text differs between two submissions, the least confident first.
 
-    Columns: the template's key, ``before``, ``after``, ``confidence`` (of ``predictions``, where they have one). None
+    Columns: the template's key, ``img_path``, ``before``, ``after``, ``confidence`` (if ``predictions`` have one). None
     if there is none before, or one of other columns or rows (of another competition).
     """
     key, text = competition.template_key, competition.template_text
     if before is None or list(before.columns) != list(after.columns) or list(before[key]) != list(after[key]):
         return None
-    table = pd.DataFrame({key: after[key], "before": before[text], "after": after[text]})
+    paths = competition.template_paths()
+    table = pd.DataFrame({key: after[key], "img_path": paths, "before": before[text], "after": after[text]})
     if "confidence" in predictions:
         pairs = zip(map(canonical_path, predictions["img_path"]), predictions["confidence"].astype(float), strict=True)
         sure = dict(pairs)
-        table["confidence"] = [sure[canonical_path(path)] for path in competition.template_paths()]
+        table["confidence"] = [sure[canonical_path(path)] for path in paths]
     changed = table.loc[table["before"] != table["after"]]
     return changed.sort_values("confidence", kind="stable") if "confidence" in changed else changed
 
@@ -151,7 +152,7 @@ def leaderboard_table(log: pd.DataFrame) -> pd.DataFrame:
     cv, low, high, public = (known[name] for name in known.columns)
     columns = {
         "CV, %": cv.round(2),
-        "95 % interval": low.map("{:.2f}".format) + " to " + high.map("{:.2f}".format),
+        "95 % interval": [f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)],
         "public, %": public.round(2),
         "gap": (public - cv).round(2),
         "inside the interval": (public.between(low, high)).map({True: "yes", False: "no"}),
