@@ -32,6 +32,7 @@ STEPS = (
     "ensemble",
     "submit",
     "validate",
+    "upload",
     "predict",
     "score",
 )
