@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hangul_ocr import cli
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.inference.upload import TOKEN, upload_to
 
@@ -119,3 +120,21 @@ def test_kaggle_is_not_there(submission, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HangulOcrError, match="pip install kaggle"):
         upload_to("kaggle", submission, "x")
+
+
+def test_the_command_checks_the_file_first_and_tells_the_answer(tmp_path, mini_competition, monkeypatch, capsys):
+    for name in ("INPUT", "OUTPUT", "SUBMISSIONS"):
+        monkeypatch.setenv(f"HANGUL_OCR_{name}", str(tmp_path / name.lower()))
+    calls = install_dacon(tmp_path, monkeypatch, "return {'isSubmitted': True, 'detail': 'Success'}")
+    template = (mini_competition / "sample_submission.csv").read_text(encoding="utf-8-sig")
+    (tmp_path / "good.csv").write_text(template.replace(",\n", ",가\n"), encoding="utf-8")
+    (tmp_path / "short.csv").write_text("img_path,text\n", encoding="utf-8")
+    command = ["upload", "--to", "dacon", "--competition", "1", "--data", str(mini_competition)]
+    assert cli.main([*command, str(tmp_path / "short.csv")]) == 1
+    assert "short.csv: not uploaded: 8 img_path missing" in capsys.readouterr().err
+    assert calls_in(calls) == []
+    assert cli.main([*command, str(tmp_path / "good.csv")]) == 0
+    shown = capsys.readouterr()
+    assert "DACON has taken" in shown.out
+    assert SECRET not in shown.out + shown.err
+    assert len(calls_in(calls)) == 1

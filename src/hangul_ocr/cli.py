@@ -465,7 +465,7 @@ def _estimates(chosen: Settings, workspace: Workspace, data: str) -> dict[str, f
     return {
         "01_eda": 45 if makes_sample else 0,
         "04_train": 1.05 * first + 30 if first else 0,
-        "05_kfold_ensemble": (1.05 * second + 20) * chosen.trained_folds + 30 if second else 0,
+        "05_kfold_ensemble": (1.05 * second + 20) * chosen.trained_folds + 90 if second else 0,
     }
 
 
