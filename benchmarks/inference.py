@@ -9,6 +9,7 @@ All times begin at the image file on disk and end at the string; loading models 
 crops once before the clock counts: that pass gives the accuracy, and its time is told apart. Batches use all cores:
 ours by PyTorch's threads, Tesseract by one instance for each core, a thread each.
 
+    python benchmarks/inference.py --labels crops/labels.csv                                  # the weights that ship
     python benchmarks/inference.py --run output/runs/quick-sample --competition input/sample
     python benchmarks/inference.py --weights best.safetensors --labels crops/labels.csv --json inference.json
 """
@@ -46,6 +47,7 @@ from hangul_ocr.inference.ensemble import combine
 from hangul_ocr.inference.predict import LARGEST_BATCH, CropFiles, read_crops
 from hangul_ocr.models.checkpoint import load_model
 from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.weights import shipped_weights
 from hangul_ocr.workspace import atomic_write_json, cpu_count, environment_record, make_accelerator
 
 TESSDATA = (
@@ -348,11 +350,11 @@ def describe(tesseract: Tesseract | None) -> dict[str, Any]:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ours = parser.add_mutually_exclusive_group(required=True)
+    ours = parser.add_mutually_exclusive_group()
     ours.add_argument(
         "--run", type=Path, metavar="DIR", help="a run's folder: its first fold, and all of them together"
     )
-    ours.add_argument("--weights", type=Path, metavar="FILE", help="one best.safetensors")
+    ours.add_argument("--weights", type=Path, metavar="FILE", help="one best.safetensors (default: those that ship)")
     parser.add_argument("--competition", type=Path, metavar="DIR", help="a folder with answers/test_answers.csv")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="img_path,text; paths relative to the CSV")
     parser.add_argument("--n-best-count", type=int, default=5, metavar="N", help="strings to weigh (default 5)")
@@ -382,7 +384,7 @@ def main() -> int:
     try:
         sets = load_sets(options)
         tesseract = find_tesseract(options.tessdata)
-        checkpoints = find_checkpoints(options.run) if options.run else [options.weights]
+        checkpoints = find_checkpoints(options.run) if options.run else [options.weights or shipped_weights()]
         readers = make_readers(checkpoints, options.n_best_count, tesseract)
         machine = describe(tesseract)
         print(f"{machine['device']}, torch {torch.__version__}, {machine['torch_threads']} threads")

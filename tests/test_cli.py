@@ -36,6 +36,8 @@ STEPS = (
     "ensemble",
     "suspects",
     "submit",
+    "report",
+    "compare",
     "validate",
     "predict",
     "score",
@@ -120,6 +122,40 @@ def test_settings_are_printed_as_json_that_can_be_read_again(capsys):
     assert cli.main(["settings", "--preset", "colab", "--seed", "4"]) == 0
     assert Settings.from_dict(json.loads(capsys.readouterr().out)) == preset("colab", seed=4)
     assert "preset 'nope' is unknown; choose one of smoke" in error_of(capsys, "settings", "--preset", "nope")
+
+
+def test_report_of_a_run_is_one_page_and_two_runs_are_compared(trained, capsys):
+    assert cli.main(["report", "--preset", "smoke", "--max-megabytes", "1"]) == 0
+    said = capsys.readouterr().out
+    page = (trained / "output" / "report.html").read_text(encoding="utf-8")
+    assert said.startswith(f"{trained / 'output' / 'report.html'}: ")
+    assert "crops are here" in said
+    assert "smoke-sample on sample" in page
+    mended = read_table(trained / "output" / "runs" / "smoke-sample" / "oof.csv")
+    mended.assign(prediction=mended["text"]).to_csv(trained / "mended.csv", index=False)
+    out = trained / "compared"
+    assert cli.main(["compare", "smoke-sample", str(trained / "mended.csv"), "--out", str(out)]) == 0
+    assert "mended is better than smoke-sample" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"compare_smoke-sample_mended_{name}.png" for name in ("better", "changes", "worse")
+    ]
+
+
+def test_compare_names_the_runs_there_are(trained, capsys):
+    for arguments in (["compare", "smoke-sample", "nothing"], ["report", "--run", "nothing", "--preset", "smoke"]):
+        assert "(there are smoke-sample); name another run" in error_of(capsys, *arguments)
+    assert not (trained / "output" / "runs" / "nothing").exists()
+
+
+def test_report_of_rows_that_were_deleted_by_hand(trained, capsys, tmp_path):
+    shutil.copytree(trained / "output" / "runs" / "smoke-sample", trained / "output" / "runs" / "edited")
+    oof = trained / "output" / "runs" / "edited" / "oof.csv"
+    oof.write_text("".join(oof.read_text(encoding="utf-8").splitlines(keepends=True)[:-3]), encoding="utf-8")
+    message = error_of(capsys, "report", "--run", "edited", "--out", tmp_path / "new" / "report.html")
+    shutil.rmtree(oof.parent)  # the other tests look for the newest run
+    assert "3 of" in message
+    assert "rows are missing" in message
+    assert not list((tmp_path / "new").iterdir())
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
-from hangul_ocr.evaluation import errors, pictures, plots, style
+from hangul_ocr.evaluation import errors, pictures, plots, slices, style
+from hangul_ocr.evaluation.alignment import Alignment
+from hangul_ocr.evaluation.comparison import compare_runs
 from hangul_ocr.hangul import HangulOcrError
 
 TEXTS = ["가게", "나무 집", "한글", "$5 뷁 $7", "서울역", "똠"] * 6
@@ -29,6 +31,16 @@ CURVES = pd.DataFrame(
 )
 LOG = pd.DataFrame({"run": ["첫째", "b"], "cv": ["0.8", "0.9"], "public_score": ["0.79", ""]})
 MEMBERS = pd.DataFrame({"name": ["fold 0", "투표"], "accuracy": [0.8, 0.9], "kind": ["member", "ensemble"]})
+OTHER = FRAME.assign(
+    prediction=["가게", "나무 집", "힌글", "$5 뷁 7", "서울역", "똔"] * 6, img_path=[str(i) for i in range(36)]
+)
+PAIRS = errors.confused_pairs(TEXTS, READ, None)
+KINDS = errors.kind_table(FRAME), errors.inserted_and_deleted(TEXTS, READ, None), errors.jamo_confusions(TEXTS, READ)
+
+
+def _compared(second: pd.DataFrame = OTHER):
+    return compare_runs(FRAME.assign(img_path=OTHER["img_path"]), second, ("첫째", "second"))
+
 
 FIGURES = {
     "label_lengths": lambda: plots.label_lengths(TEXTS),
@@ -44,6 +56,14 @@ FIGURES = {
     "jamo_confusion": lambda: plots.jamo_confusion(errors.jamo_confusions(TEXTS, READ)),
     "reliability": lambda: plots.reliability(FRAME["confidence"], FRAME["correct"]),
     "alignment": lambda: plots.alignment(CROP, "가나", _posteriors(), "가나다"),
+    "alignment_map": lambda: plots.alignment_map(TALL, "가나", Alignment("가다", np.eye(2, 6), "CTC", down=True)),
+    "slice_gains": lambda: plots.slice_gains(slices.slice_report(FRAME)),
+    "syllable_confusion": lambda: plots.syllable_confusion(PAIRS),
+    "edit_kinds": lambda: plots.edit_kinds(*KINDS),
+    "changes": lambda: plots.changes(_compared()),
+    "versus": lambda: plots.versus(
+        [CROP, TALL], ["나무 집", "서울역"], ["나무집", ""], ["나무 집", "서억"], ("첫째", "b")
+    ),
     "cv_vs_leaderboard": lambda: plots.cv_vs_leaderboard(LOG),
     "ensemble_comparison": lambda: plots.ensemble_comparison(MEMBERS),
     "order_effects": lambda: plots.order_effects(pd.DataFrame({"tall": [0.1, 0.2, 0.1], "세로": [0.3, 0.2, 0.2]})),
@@ -61,6 +81,12 @@ NOTHING = {
     "jamo_confusion": lambda: plots.jamo_confusion(errors.jamo_confusions(["가"], ["가"])),
     "reliability": lambda: plots.reliability([], []),
     "alignment": lambda: plots.alignment(CROP, "가", np.zeros((0, 4)), "가나다"),
+    "alignment_map": lambda: plots.alignment_map(CROP, "가", Alignment("", np.zeros((0, 4)), "CTC")),
+    "slice_gains": lambda: plots.slice_gains(slices.slice_report(FRAME.assign(correct=True))),
+    "syllable_confusion": lambda: plots.syllable_confusion(PAIRS.iloc[:0]),
+    "edit_kinds": lambda: plots.edit_kinds(KINDS[0].iloc[:0], KINDS[1].iloc[:0], KINDS[2]),
+    "changes": lambda: plots.changes(_compared(FRAME.assign(img_path=OTHER["img_path"]))),
+    "versus": lambda: plots.versus([], [], [], [], ("a", "b")),
     "cv_vs_leaderboard": lambda: plots.cv_vs_leaderboard(LOG.assign(public_score="")),
     "ensemble_comparison": lambda: plots.ensemble_comparison(MEMBERS.iloc[:0]),
     "order_effects": lambda: plots.order_effects(pd.DataFrame({"tall": []})),
@@ -188,6 +214,31 @@ def test_alignment_marks_the_wrong_character():
     assert marks == {"가": style.RIGHT, "다": style.WRONG}
     assert "label is “가나”" in _words(figure)
     assert "on its side" in _words(figure)
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_alignment_map_writes_each_character_at_its_place_in_the_crop(down):
+    weights = np.array([[0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0.5, 0.5]])
+    figure = plots.alignment_map(TALL if down else CROP, "가나", Alignment("가다", weights, "CTC", down))
+    marks = {t.get_text(): (t.get_position()[down], t.get_color()) for t in figure.axes[0].texts}
+    assert marks == {"가": (1.5, style.BLUE), "다": (7.0, style.WRONG)}
+
+
+def test_characters_that_share_a_place_are_written_apart():
+    places = pictures._apart(np.array([1.0, 1.1, 5.0, 5.0]), 1.0)
+    assert np.diff(places).min() >= 1.0 - 1e-9
+    assert np.abs(places - [1.0, 1.1, 5.0, 5.0]).max() <= 1.0
+
+
+def test_confused_characters_that_are_alike_stand_side_by_side():
+    pairs = errors.confused_pairs(["가나다"] * 3 + ["거"], ["거노다"] * 3 + ["고"], None)
+    assert plots._alike_together(pairs, 5) == ["가", "거", "고", "나", "노"]
+    assert plots._alike_together(pairs, 3) == ["가", "거"]
+
+
+def test_versus_marks_what_only_one_run_has_wrong():
+    figure = plots.versus([CROP], ["나무 집"], ["나무집"], ["나무 잡"], ("a", "b"))
+    assert [t.get_text() for t in figure.axes[0].texts if t.get_color() == style.WRONG] == ["·", "잡"]
 
 
 def test_learning_curves_tolerate_missing_columns():

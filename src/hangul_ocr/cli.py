@@ -217,6 +217,45 @@ def submit(options: argparse.Namespace) -> None:
     print(f"{path}: columns, rows and order are the template's; logged in {path.with_name('log.csv')}")
 
 
+def report(options: argparse.Namespace) -> None:
+    """Write the errors of a run as one HTML page to pass around: search, filters and zoom, without a network."""
+    from hangul_ocr.error_report import write_report
+    from hangul_ocr.results import require_read
+
+    session = _session(options)
+    require_read(session.workspace, session.name)  # before a run folder is made for a name mistyped
+    path = options.out or session.workspace.output / "report.html"
+    written = write_report(session.run, session.prepared, path, options.max_megabytes)
+    print(f"{written.path}: {written.megabytes:.1f} MB; {written.coverage}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Compare two runs on the same crops: what got better, what got worse, and whether that may be chance."""
+    from hangul_ocr import results
+    from hangul_ocr.error_report import comparison_pictures
+    from hangul_ocr.evaluation.comparison import comparison_table, verdict
+    from hangul_ocr.evaluation.plots import save_figure
+    from hangul_ocr.steps import open_competition, prepare
+
+    workspace = _workspace()
+    compared = results.compare_named(workspace, options.first, options.second)
+    print(comparison_table(compared).to_string(header=False))
+    print(verdict(compared))
+    competition = open_competition(workspace, _absolute(options.data), make_sample=False)
+    train = prepare(competition, workspace, _kept_settings(workspace, (options.first, options.second))).train
+    folder = options.out or workspace.output / "figures"
+    for name, figure in comparison_pictures(compared, train).items():
+        print(save_figure(figure, folder / f"compare_{'_'.join(compared.names)}_{name}.png"))
+
+
+def _kept_settings(workspace: Workspace, names: Sequence[str]) -> Settings:
+    """Return the settings of the first of these that is a run."""
+    from hangul_ocr.session import choose_settings
+
+    kept = [workspace.output / "runs" / name / "settings.json" for name in names]
+    return choose_settings(next((str(path) for path in kept if path.is_file()), "quick"))
+
+
 def validate(options: argparse.Namespace) -> int:
     """Check any submission file against the competition's template."""
     from hangul_ocr.inference.submission import validate_file
@@ -433,6 +472,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_import(commands)
     _add_verify(commands)
     _add_steps(commands)
+    _add_report(commands)
+    _add_compare(commands)
     _add_validate(commands)
     _add_predict(commands)
     _add_convert_checkpoint(commands)
@@ -540,6 +581,25 @@ def _add_steps(commands: Any) -> None:
             parser.add_argument("--fold", type=int, metavar="K", help="this fold alone, from 0 (default: all)")
         if function in (pretrain, train):
             parser.add_argument("--init-from", type=Path, metavar="FILE", help="safetensors weights to start from")
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(commands, report, "report --run quick-sample --out errors.html")
+    _add_common(parser)
+    text = "file to write (default: output/report.html)"
+    parser.add_argument("--out", type=Path, metavar="HTML", help=text)
+    text = "size of the file; the crops least worth looking at stay out (default %(default)s)"
+    parser.add_argument("--max-megabytes", type=_count, default=20, metavar="MB", help=text)
+
+
+def _add_compare(commands: Any) -> None:
+    parser = _command(commands, compare, "compare quick-sample colab-sample")
+    for name, which in (("first", "the run to compare with"), ("second", "the run that may be better")):
+        text = f"{which}: its name, or a CSV with img_path,text,prediction"
+        parser.add_argument(name, metavar="AB"[name == "second"], help=text)
+    _add_data(parser)
+    text = "folder for the pictures (default: output/figures)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
 
 
 def _add_validate(commands: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -123,6 +124,11 @@ def open_crops(competition: Competition, paths: Sequence[str]) -> list[np.ndarra
 def crop_images(reader: LmdbReader, keys: Sequence[str]) -> list[np.ndarray]:
     """Return the crops with these keys as (H, W, 3) uint8 RGB."""
     return [decode_trusted(reader.image_bytes(reader.index_of(key))) for key in keys]
+
+
+def crop_fetcher(reader: LmdbReader) -> Callable[[Sequence[str]], list[np.ndarray]]:
+    """Return a function that gives the crops of ``reader`` with the keys asked for."""
+    return functools.partial(crop_images, reader)
 
 
 def disputed_crops(members: pd.DataFrame, test: LmdbReader, most: int = 15) -> tuple[list[np.ndarray], list[str]]:

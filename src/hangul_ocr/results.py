@@ -8,28 +8,60 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from hangul_ocr.data.dacon import Competition, canonical_path
+from hangul_ocr.data.images import UnreadableImage, decode_trusted
 from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.data.tables import read_table
+from hangul_ocr.evaluation.comparison import Comparison, compare_runs
 from hangul_ocr.evaluation.errors import error_frame
 from hangul_ocr.evaluation.metrics import Scores, join_answers, score
+from hangul_ocr.evaluation.slices import picture_facts, with_slices
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.training.kfold import Run
+from hangul_ocr.workspace import Workspace
 
 ANSWERS = Path("answers") / "test_answers.csv"
 OOF, OOF_CANDIDATES, MEMBERS = "oof.csv", "oof_candidates.jsonl", "members.csv"
 TEST_PREDICTIONS, TEST_CANDIDATES = "test_predictions.csv", "test_candidates.jsonl"
 RESCORED = "N-best re-scored"
+_AGAIN = "put the original file back, or delete it and run `hangul-ocr ensemble` again"
 
 
 def load_oof(run: Run) -> pd.DataFrame:
-    """Return the saved ``oof.csv`` with numbers as numbers."""
+    """Return the saved ``oof.csv`` with numbers as numbers.
+
+    Raises ``HangulOcrError`` if it is missing, lacks a column, holds a number that is none, or a crop twice.
+    """
     path = run.folder / OOF
     if not path.is_file():
         raise HangulOcrError(f"{path}: not there; run notebook 05 or `hangul-ocr ensemble` first")
-    return read_table(path).astype({"confidence": float, "fold": int})
+    return _checked_predictions(path, ("img_path", "text", "prediction", "confidence", "fold"))
+
+
+def _checked_predictions(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    table = read_table(path)
+    lacking = [name for name in columns if name not in table]
+    if lacking:
+        raise HangulOcrError(f"{path}: no column {lacking[0]} (found: {', '.join(table.columns)}); {_AGAIN}")
+    for name, kind in (("confidence", float), ("fold", int)):
+        if name in table:
+            table[name] = _numbers(path, table, name).astype(kind)
+    repeated = table.loc[table["img_path"].duplicated(), "img_path"]
+    if len(repeated):
+        raise HangulOcrError(f"{path}: {repeated.iloc[0]} stands there more than once; {_AGAIN}")
+    return table
+
+
+def _numbers(path: Path, table: pd.DataFrame, name: str) -> pd.Series:
+    values = pd.to_numeric(table[name], errors="coerce")
+    bad = values.isna() | ((values != values.round()) if name == "fold" else ~values.between(0, 1))
+    if bad.any():
+        row = table[bad].iloc[0]
+        raise HangulOcrError(f"{path}: {row['img_path']} has the {name} {row[name]!r}, which is none; {_AGAIN}")
+    return values
 
 
 def oof_scores(run: Run) -> Scores:
@@ -38,14 +70,93 @@ def oof_scores(run: Run) -> Scores:
     return score(oof["text"].tolist(), oof["prediction"].tolist())
 
 
-def oof_errors(run: Run, train: LmdbReader) -> pd.DataFrame:
-    """Return the out-of-fold predictions as an ``errors.error_frame`` with each crop's size and source.
+def oof_errors(run: Run, train: LmdbReader, folds: pd.DataFrame) -> pd.DataFrame:
+    """Return the out-of-fold predictions as an ``errors.error_frame``, cut into slices.
 
-    ``train`` is the store of the training crops.
+    Each crop's size, source, tags, contrast and sharpness come from ``train``, the store of the training crops;
+    ``folds`` are the table ``key,fold`` that the run was trained with. Raises ``HangulOcrError`` if rows of a fold that
+    was read are missing, or do not belong to these crops and labels.
     """
-    metas = pd.DataFrame(train.metas())[["key", "width", "height", "source"]]
-    oof = load_oof(run).merge(metas, left_on="img_path", right_on="key", how="left", validate="one_to_one")
-    return error_frame(oof.drop(columns="key"))
+    oof = load_oof(run)
+    _require_whole(run.folder / OOF, oof, train, folds)
+    metas = pd.DataFrame(train.metas())
+    known = [name for name in ("key", "width", "height", "source", "tags") if name in metas]
+    oof = oof.merge(metas[known], left_on="img_path", right_on="key", how="left", validate="one_to_one")
+    facts = pd.DataFrame([_facts_of(train, key) for key in oof["img_path"]], index=oof.index)
+    return with_slices(error_frame(pd.concat([oof.drop(columns="key"), facts], axis=1)))
+
+
+def _require_whole(path: Path, oof: pd.DataFrame, train: LmdbReader, folds: pd.DataFrame) -> None:
+    labels = dict(zip(train.keys(), train.texts(), strict=True))
+    strange = oof.loc[~oof["img_path"].isin(labels.keys()), "img_path"]
+    if len(strange):
+        raise HangulOcrError(f"{path}: {strange.iloc[0]} is no crop of {train.path}; {_AGAIN}")
+    own = folds.set_index("key")["fold"].astype(int)
+    expected = own[own.isin(oof["fold"].unique())]
+    missing = expected.index.difference(oof["img_path"])
+    if len(missing):
+        raise HangulOcrError(
+            f"{path}: {len(missing):,} of {len(expected):,} rows are missing (first {missing[0]}); {_AGAIN}"
+        )
+    changed = oof[oof["img_path"].map(labels) != oof["text"]]
+    if len(changed):
+        row = changed.iloc[0]
+        was = labels[row["img_path"]]
+        raise HangulOcrError(
+            f"{path}: {row['img_path']} is labelled “{row['text']}”, the crop itself “{was}”; {_AGAIN}"
+        )
+
+
+def _facts_of(train: LmdbReader, key: str) -> dict[str, float]:
+    """Return what the picture itself tells; nothing for one that cannot be decoded."""
+    image = crop_or_none(train, key)
+    return {} if image is None else picture_facts(image)
+
+
+def crop_or_none(train: LmdbReader, key: str) -> np.ndarray | None:
+    """Return the crop with this key as (H, W, 3) uint8 RGB, or None if its bytes are no whole image.
+
+    Raises ``HangulOcrError`` if the store has no such crop.
+    """
+    try:
+        return decode_trusted(train.image_bytes(train.index_of(key)))
+    except KeyError:
+        raise HangulOcrError(f"{train.path}: no crop {key}; write the LMDB again with `hangul-ocr lmdb`") from None
+    except UnreadableImage:
+        return None
+
+
+def load_predictions(workspace: Workspace, name: str) -> pd.DataFrame:
+    """Return the out-of-fold table of the run ``name``, or the table in a CSV of that path, to compare runs by.
+
+    Raises ``HangulOcrError`` if there is neither.
+    """
+    is_file = Path(name).suffix.lower() == ".csv" and not (workspace.output / "runs" / name).is_dir()
+    path = Path(name).expanduser() if is_file else require_read(workspace, name)
+    return _checked_predictions(path, ("img_path", "text", "prediction"))
+
+
+def require_read(workspace: Workspace, name: str) -> Path:
+    """Return the path of the run's out-of-fold table; ``HangulOcrError`` names the runs there are if it has none."""
+    path = workspace.output / "runs" / name / OOF
+    if path.is_file():
+        return path
+    known = sorted(found.parent.name for found in path.parent.parent.glob(f"*/{OOF}"))
+    have = f"there are {', '.join(known)}" if known else "no run has out-of-fold predictions yet"
+    raise HangulOcrError(f"run {name!r}: no {path} ({have}); name another run, or run `hangul-ocr ensemble` first")
+
+
+def compare_named(workspace: Workspace, first: str, second: str) -> Comparison:
+    """Compare two runs by their names, or two CSV files by their paths; see :func:`load_predictions`."""
+    names = (Path(first).stem, Path(second).stem)
+    names = names if len(set(names)) == 2 else (first, second)
+    return compare_runs(load_predictions(workspace, first), load_predictions(workspace, second), names)
+
+
+def other_runs(run: Run) -> list[str]:
+    """Return the names of the runs beside ``run`` that have out-of-fold predictions, the newest first."""
+    files = [path for path in run.folder.parent.glob(f"*/{OOF}") if path.parent != run.folder]
+    return [path.parent.name for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def load_members(run: Run) -> pd.DataFrame:

@@ -196,7 +196,8 @@ def kind_table(frame: pd.DataFrame) -> pd.DataFrame:
 def worst_predictions(frame: pd.DataFrame, top: int | None = 24) -> pd.DataFrame:
     """Return the wrong rows of an :func:`error_frame`, furthest from their label first, then the surest."""
     wrong = frame.loc[~frame["correct"]].copy()
-    wrong["_distance"] = wrong["n_edits"] / np.maximum(wrong["length"], wrong["prediction"].str.len()).clip(lower=1)
+    longer = [max(1, len(text), len(read)) for text, read in zip(wrong["text"], wrong["prediction"], strict=True)]
+    wrong["_distance"] = wrong["n_edits"] / np.array(longer, dtype=float)
     wrong["_sure"] = wrong.get("confidence", 0.0)
     ordered = wrong.sort_values(["_distance", "_sure"], ascending=False, kind="stable")
     return ordered.drop(columns=["_distance", "_sure"]).head(len(wrong) if top is None else top)

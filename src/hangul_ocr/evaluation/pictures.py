@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from hangul_ocr.evaluation.alignment import Alignment
 from hangul_ocr.evaluation.errors import MATCH, Op, align
 from hangul_ocr.evaluation.style import (
     BLUE,
+    GREEN,
     GREY,
     INK,
     PALE,
@@ -82,6 +85,28 @@ def gallery(
         confidence = None if confidences is None else float(confidences[i])
         left, top, width, height = box
         _aligned_lines(sheet, align(text, prediction), left - _GAP / 2, top + height + 0.08, width, confidence)
+    return sheet.figure
+
+
+@drawn
+def versus(
+    images: Sequence[np.ndarray],
+    texts: Sequence[str],
+    first: Sequence[str],
+    second: Sequence[str],
+    names: tuple[str, str],
+    columns: int = 3,
+    title: str | None = None,
+) -> Figure:
+    """Draw crops with the label and what two runs read below each other, characters that differ coloured."""
+    if not len(images):
+        return sentence_figure(title or "There is no crop on which these two differ in this way.")
+    sheet, boxes = _wall(len(images), columns, 0.8, 0.82 + _GAP, title or f"{names[0]} against {names[1]}")
+    for image, text, a, b, box in zip(images, texts, first, second, boxes, strict=True):
+        _picture(sheet, image, box, None)
+        left, top, width, height = box
+        for line, (name, read) in enumerate([("label", text), (names[0], a), (names[1], b)]):
+            _named_line(sheet, name, align(text, read), (left, top + height + 0.17 + 0.25 * line, width))
     return sheet.figure
 
 
@@ -189,6 +214,23 @@ def alignment(
         _mark_spike(above, below, characters[class_ - 1], (first, last, peak), WRONG if i in wrong else RIGHT)
     verdict = "as labelled" if read == text else f"but the label is “{shown(text)}”"
     headline(figure, f"Read “{shown(read)}”, {verdict}" + ("; the crop is laid on its side" if down else ""))
+    return figure
+
+
+@drawn
+def alignment_map(image: np.ndarray, text: str, found: Alignment) -> Figure:
+    """Draw over a crop (upright, also if its text runs down) from which part of it each character was read.
+
+    Every character tints the crop where its weight lies; the map beside it has a line for each. ``text`` is the label:
+    characters that differ from it are vermillion.
+    """
+    if not found.read or not found.weights.size:
+        return sentence_figure(f"Nothing was read in this crop; its label is “{shown(text)}”.")
+    colours = _character_colours(text, found.read)
+    figure = _map_down(image, found, colours) if found.down else _map_across(image, found, colours)
+    verdict = "as labelled" if found.read == text else f"but the label is “{shown(text)}”"
+    what = "probability of each time step" if found.method == "CTC" else "where the decoder looked"
+    headline(figure, f"{found.method}: read “{shown(found.read)}”, {verdict} ({what})")
     return figure
 
 
@@ -333,3 +375,103 @@ def _mark_spike(above: Any, below: Any, character: str, span: tuple[int, int, in
     above.text(peak, 1.03, shown(character), ha="center", va="bottom", fontsize=13, color=colour, fontweight="bold")
     below.axvspan(first - 0.5, last + 0.5, color=colour, alpha=0.18, linewidth=0)
     below.axvline(peak, color=colour, linewidth=1.2, alpha=0.5)
+
+
+def _named_line(sheet: Any, name: str, ops: list[Op], place: tuple[float, float, float]) -> None:
+    """Write ``name`` small, then what was read in cells of one character, what differs from the label coloured."""
+    left, y, width = place
+    name_width = 0.27 * width
+    fit(sheet.text(left, y, shown_caption(name), va="center", fontsize=7.5, color=GREY), name_width - 0.05)
+    pitch = min(0.2, (width - name_width) / max(len(ops), 1))
+    for i, op in enumerate(ops):
+        wrong = op.kind != MATCH
+        glyph = (shown(op.predicted) if wrong or not op.predicted.isspace() else " ") or "·"
+        style = {"fontsize": min(12.0, 0.82 * pitch / _POINT), "fontweight": "bold" if wrong else "normal"}
+        x = left + name_width + (i + 0.5) * pitch
+        sheet.text(x, y, glyph, ha="center", va="center", color=WRONG if wrong else INK, **style)
+
+
+def _character_colours(text: str, read: str, right: tuple[str, str] = (BLUE, GREEN)) -> list[str]:
+    """Return a colour for each character of ``read``: vermillion if the label has another, else ``right`` in turn."""
+    wrong = {op.predicted_index for op in align(text, read) if op.predicted and op.kind != MATCH}
+    return [WRONG if i in wrong else right[i % 2] for i in range(len(read))]
+
+
+def _tint(colours: Sequence[str], weights: np.ndarray) -> np.ndarray:
+    """Return (T, 4): over each time step the characters' colours mixed by their weights, opaque where they are sure."""
+    shares = weights / np.maximum(weights.sum(axis=0), 1e-9)
+    sure = np.clip(weights / max(float(weights.max()), 1e-9), 0, 1).max(axis=0)
+    return np.column_stack([shares.T @ np.array([to_rgb(colour) for colour in colours]), 0.6 * sure])
+
+
+def _map_across(image: np.ndarray, found: Alignment, colours: Sequence[str]) -> Figure:
+    """Lay the crop over a map with a line for each character, both as wide as its proportions ask."""
+    steps, ratio = found.weights.shape[1], image.shape[1] / image.shape[0]
+    width = min(WIDTH - 1.0, max(2.6, 1.5 * ratio))
+    crop, rows = min(2.6, width / ratio), 0.26 * len(found.read)
+    figure = new_figure(0.42 + 0.3 + crop + 0.12 + rows + 0.5, layout=None)
+    total = figure.get_figheight()
+    place = (0.8 / WIDTH, width / WIDTH)
+    above = figure.add_axes((place[0], 1 - (0.72 + crop) / total, place[1], crop / total))
+    below = figure.add_axes((place[0], 0.5 / total, place[1], rows / total))
+    _tinted_crop(above, image, (0, steps, 0, 1), _tint(colours, found.weights)[None])
+    places = _apart(found.places() * steps, 0.24 * steps / width)
+    for x, character, colour in zip(places, found.read, colours, strict=True):
+        above.text(x, 1.04, shown(character), ha="center", va="bottom", fontsize=14, color=colour, fontweight="bold")
+    _weight_map(below, found.weights, (0, steps, len(found.read), 0))
+    below.set_yticks(np.arange(len(found.read)) + 0.5, [shown(c) for c in found.read], fontsize=11)
+    _colour_ticks(below.get_yticklabels(), colours)
+    below.set(xlabel="time step, from left to right")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _map_down(image: np.ndarray, found: Alignment, colours: Sequence[str]) -> Figure:
+    """Stand the crop beside a map with a column for each character, time running down in both."""
+    steps, ratio = found.weights.shape[1], image.shape[1] / image.shape[0]
+    height = min(4.6, max(2.8, 0.5 * len(found.read)))
+    width, columns = height * ratio, 0.34 * len(found.read)
+    figure = new_figure(height + 1.0, layout=None)
+    total = figure.get_figheight()
+    span = (0.25 / total, height / total)
+    left = figure.add_axes((0.75 / WIDTH, span[0], width / WIDTH, span[1]))
+    right = figure.add_axes(((1.5 + width) / WIDTH, span[0], columns / WIDTH, span[1]))
+    _tinted_crop(left, image, (0, 1, steps, 0), _tint(colours, found.weights)[:, None])
+    places = _apart(found.places() * steps, 0.24 * steps / height)
+    for y, character, colour in zip(places, found.read, colours, strict=True):
+        left.text(1.06, y, shown(character), ha="left", va="center", fontsize=14, color=colour, fontweight="bold")
+    _weight_map(right, found.weights.T, (0, len(found.read), steps, 0))
+    right.xaxis.tick_top()
+    right.set_xticks(np.arange(len(found.read)) + 0.5, [shown(c) for c in found.read], fontsize=11)
+    _colour_ticks(right.get_xticklabels(), colours)
+    right.set(ylabel="time step, from top to bottom")
+    right.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _apart(places: np.ndarray, least: float) -> np.ndarray:
+    """Return rising ``places`` moved apart until neighbours are ``least`` away, about where they were."""
+    forward, backward = np.array(places, dtype=float), np.array(places, dtype=float)
+    for i in range(1, len(places)):
+        forward[i] = max(forward[i], forward[i - 1] + least)
+        backward[-i - 1] = min(backward[-i - 1], backward[-i] - least)
+    return (forward + backward) / 2
+
+
+def _tinted_crop(ax: Any, image: np.ndarray, extent: Box, tint: np.ndarray) -> None:
+    grey = image if image.ndim == 2 else image.mean(axis=2)
+    ax.imshow(grey, extent=extent, aspect="auto", cmap="gray", vmin=0, vmax=255)
+    ax.imshow(tint, extent=extent, aspect="auto", interpolation="nearest")
+    ax.set(xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])
+    ax.spines[:].set(visible=True, color=PALE)
+
+
+def _weight_map(ax: Any, weights: np.ndarray, extent: Box) -> None:
+    ax.imshow(weights, extent=extent, aspect="auto", cmap="Greys", vmin=0, vmax=max(float(weights.max()), 1e-9))
+    ax.tick_params(length=0)
+    ax.spines[:].set(visible=True, color=PALE)
+
+
+def _colour_ticks(labels: Sequence[Any], colours: Sequence[str]) -> None:
+    for label, colour in zip(labels, colours, strict=True):
+        label.set(color=colour, fontweight="bold")

@@ -14,9 +14,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hangul_ocr.evaluation.calibration import (
+    accuracy_coverage,
+    calibration_error,
+    cross_calibrated,
+    fit_temperature,
+    reliability_bins,
+)
+from hangul_ocr.evaluation.comparison import BETTER, WORSE, Comparison, verdict
 from hangul_ocr.evaluation.errors import JamoConfusions, character_counts, shape_of
 from hangul_ocr.evaluation.metrics import wilson_interval
-from hangul_ocr.evaluation.pictures import alignment, centres_wall, gallery, image_wall
+from hangul_ocr.evaluation.pictures import alignment, alignment_map, centres_wall, gallery, image_wall, versus
 from hangul_ocr.evaluation.style import (
     BLUE,
     GREEN,
@@ -46,10 +54,13 @@ from hangul_ocr.hangul import FINALS, INITIALS, MEDIALS
 __all__ = [
     "accuracy_by",
     "alignment",
+    "alignment_map",
     "centres_wall",
+    "changes",
     "character_frequencies",
     "confusion_pairs",
     "cv_vs_leaderboard",
+    "edit_kinds",
     "ensemble_comparison",
     "gallery",
     "image_wall",
@@ -60,7 +71,10 @@ __all__ = [
     "reliability",
     "save_figure",
     "shapes",
+    "slice_gains",
+    "syllable_confusion",
     "use_korean_font",
+    "versus",
 ]
 
 _CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
@@ -243,16 +257,138 @@ def jamo_confusion(confusions: JamoConfusions) -> Figure:
 
 
 @drawn
-def reliability(confidences: Sequence[float], correct: Sequence[bool], bins: int = 10) -> Figure:
-    """Draw whether the confidence means what it says, and the accuracy over the most confident part of the rows."""
-    table = pd.DataFrame({"confidence": np.asarray(confidences, float), "correct": np.asarray(correct, bool)}).dropna()
+def slice_gains(report: pd.DataFrame, top: int = 16) -> Figure:
+    """Draw the head of ``slices.slice_report``: what the overall accuracy would gain if a slice were like the rest."""
+    table = report[report["excess"] > 0].head(top).reset_index(drop=True)
+    if table.empty:
+        return sentence_figure("No slice is worse than the rest: there is nothing to sort.")
+    figure = new_figure(1.2 + _BAR * len(table))
+    ax = figure.subplots()
+    y = np.arange(len(table))
+    ax.barh(y, table["gain"], color=SKY, height=0.68)
+    _interval_bars(ax, y, table["gain"], table["gain_low"], table["gain_high"])
+    names = zip(table["dimension"], table["slice"], table["n"], strict=True)
+    ax.set_yticks(y, [f"{shown_name(dimension)}: {shown_name(name)}  (n = {n:,})" for dimension, name, n in names])
+    reach = float(table["gain_high"].max())
+    for i, row in table.iterrows():
+        text = f"{_share(row['accuracy'])} right, {_share(row['share_of_errors'])} of errors"
+        ax.text(max(row["gain_high"], row["gain"]) + 0.02 * reach, i, text, va="center", fontsize=8, color=GREY)
+    ax.axvline(0, color=GREY, linewidth=0.8)
+    least = min(0.0, 1.05 * float(table["gain_low"].min()))
+    ax.set(ylim=(len(table) - 0.4, -0.6), xlim=(least, 1.5 * reach))
+    ax.set_xlabel("points of accuracy to gain if the slice were as good as all other crops, with 95 % interval")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
+    ax.set_xticks([tick for tick in ax.get_xticks() if least <= tick <= reach])
+    best = table.iloc[0]
+    headline(
+        figure,
+        f"Most to gain: {best['dimension']} “{shown_name(best['slice'])}”, {100 * best['gain']:.1f} points "
+        f"({best['excess']:.0f} errors more than the rest would make)",
+    )
+    return figure
+
+
+@drawn
+def syllable_confusion(pairs: pd.DataFrame, top: int = 26) -> Figure:
+    """Draw the ``top`` characters most confused as a heat map: label down the side, reading across.
+
+    ``pairs`` is the whole table of ``errors.confused_pairs``. Characters taken for each other stand side by side.
+    """
+    if pairs.empty:
+        return sentence_figure("No character was read as another, so there is no map.")
+    characters = _alike_together(pairs, top)
+    known = pairs[pairs["expected"].isin(characters) & pairs["predicted"].isin(characters)]
+    square = {"index": characters, "columns": characters, "fill_value": 0}
+    rates = known.pivot(index="expected", columns="predicted", values="rate").reindex(**square).fillna(0).to_numpy()
+    counts = (
+        known.pivot(index="expected", columns="predicted", values="count").reindex(**square).fillna(0).to_numpy(int)
+    )
+    figure = new_figure(1.0 + 0.2 * max(9, len(characters)))
+    ax = figure.subplots()
+    _rate_cells(ax, rates, counts)
+    names = [shown(character) for character in characters]
+    ax.set_xticks(range(len(names)), names, fontsize=10)
+    ax.set_yticks(range(len(names)), names, fontsize=10)
+    ax.tick_params(length=0)
+    ax.spines[:].set(visible=True, color=PALE)
+    ax.set(xlabel="read as (number: times; shade: share of the label's character)", ylabel="in the label")
+    share = known["count"].sum() / pairs["count"].sum()
+    headline(
+        figure, f"The {len(names)} characters most confused, those alike together: {_share(share)} of all confusions"
+    )
+    return figure
+
+
+@drawn
+def edit_kinds(kinds: pd.DataFrame, edits: pd.DataFrame, confusions: JamoConfusions, top: int = 12) -> Figure:
+    """Draw in which way rows are wrong, which slots of misread syllables, and what is missed or made up.
+
+    The tables are ``errors.kind_table``'s and the whole of ``errors.inserted_and_deleted``'s (``top=None``).
+    """
+    if kinds.empty:
+        return sentence_figure("Every row is right: there is no kind of error to count.")
+    figure = new_figure(3.4)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
+    _count_bars(left, kinds["error_kind"].tolist(), kinds["n"].tolist(), "rows wrong by")
+    slots = _top(confusions.wrong_slots, 7)
+    if slots:
+        _count_bars(middle, [name for name, _ in slots], [count for _, count in slots], "syllables wrong in their")
+    else:
+        sentence_axes(middle, "No syllable was\nread as another.")
+    _edit_bars(right, edits, top)
+    worst = kinds.iloc[0]
+    headline(figure, f"In which way: {worst['error_kind']} is {_share(worst['share_of_errors'])} of the wrong rows")
+    return figure
+
+
+@drawn
+def reliability(
+    confidences: Sequence[float], correct: Sequence[bool], bins: int = 10, folds: Sequence[object] | None = None
+) -> Figure:
+    """Draw whether the confidence means what it says, and the accuracy over the most confident part of the rows.
+
+    Beside the confidences as given stand those after a temperature, fitted for each of ``folds`` on all others.
+    """
+    table = pd.DataFrame({"confidence": np.asarray(confidences, float), "correct": np.asarray(correct, bool)})
+    table["fold"] = np.arange(len(table)) % 5 if folds is None else np.asarray(folds)
+    table = table.dropna(subset=["confidence"])
     if table.empty:
         return sentence_figure("There are no confidences to judge.")
+    table["after"] = cross_calibrated(table["confidence"], table["correct"], table["fold"])
     figure = new_figure(3.9)
     left, right = figure.subplots(1, 2)
-    error = _calibration_panel(left, table, bins)
+    _calibration_panel(left, table, bins)
     _coverage_panel(right, table)
-    headline(figure, f"Confidence is off by {100 * error:.1f} points on average (expected calibration error)")
+    before, after = (calibration_error(table[name], table["correct"], bins) for name in ("confidence", "after"))
+    headline(
+        figure,
+        f"Confidence is off by {100 * before:.1f} points on average, by {100 * after:.1f} after a temperature of "
+        f"{fit_temperature(table['confidence'], table['correct']):.2f}",
+    )
+    return figure
+
+
+@drawn
+def changes(comparison: Comparison) -> Figure:
+    """Draw how many crops a second run reads better and worse than a first, by the length of their labels."""
+    rows = comparison.rows[comparison.rows["outcome"].isin([BETTER, WORSE])]
+    if rows.empty:
+        return sentence_figure("The two runs have the same crops right and the same wrong.")
+    lengths = rows["text"].str.len().clip(upper=9)
+    counts = pd.crosstab(lengths, rows["outcome"]).reindex(columns=[BETTER, WORSE], fill_value=0)
+    figure = new_figure(3.0)
+    ax = figure.subplots()
+    for outcome, sign, colour in ((BETTER, 1, BLUE), (WORSE, -1, VERMILLION)):
+        bars = ax.bar(counts.index, sign * counts[outcome], color=colour, width=0.7, label=outcome)
+        ax.bar_label(bars, [str(n) if n else "" for n in counts[outcome]], fontsize=8, color=GREY, padding=2)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set_xticks(counts.index, [f"{n}" if n < 9 else "9 or more" for n in counts.index])
+    ax.set(xlabel="characters in the label", ylabel="crops worse | better")
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+    ax.margins(y=0.15)
+    ax.legend(loc="upper right")
+    headline(figure, verdict(comparison)[:1].upper() + verdict(comparison)[1:])
     return figure
 
 
@@ -499,50 +635,98 @@ def _count_cells(ax: Any, wrong: np.ndarray, size: float, top: int = 8) -> None:
             ax.text(column, row, str(count), ha="center", va="center", fontsize=size - 1.5, color=colour)
 
 
-def _calibration_panel(ax: Any, table: pd.DataFrame, bins: int) -> float:
-    """Draw accuracy by confidence with a strip of how many rows each bin has; return the expected calibration error."""
-    edges = np.linspace(0, 1, bins + 1)
-    number = np.clip(np.digitize(table["confidence"], edges[1:-1]), 0, bins - 1)
-    rows = table.groupby(number).agg(confidence=("confidence", "mean"), right=("correct", "sum"), n=("correct", "size"))
-    accuracy = rows["right"] / rows["n"]
-    bounds = np.array([wilson_interval(int(r), int(n)) for r, n in zip(rows["right"], rows["n"], strict=True)])
-    ax.bar(
-        edges[rows.index] + 0.5 / bins,
-        rows["n"] / rows["n"].sum(),
-        0.94 / bins,
-        color=PALE,
-        zorder=0,
-        label="share of rows",
-    )
+def _alike_together(pairs: pd.DataFrame, most: int) -> list[str]:
+    """Return up to ``most`` characters of the heaviest pairs, each family of confused ones in a row."""
+    families: list[list[str]] = []
+    for expected, predicted in zip(pairs["expected"], pairs["predicted"], strict=True):
+        own = [family for family in families if expected in family or predicted in family]
+        joined = list(dict.fromkeys([c for family in own for c in family] + [expected, predicted]))
+        rest = [family for family in families if family not in own]
+        if sum(map(len, rest)) + len(joined) > most:
+            break
+        place = families.index(own[0]) if own else len(families)
+        families = [*rest[:place], joined, *rest[place:]]
+    return [character for family in families for character in family]
+
+
+def _rate_cells(ax: Any, rates: np.ndarray, counts: np.ndarray) -> None:
+    """Shade cells by rate and write their counts into them."""
+    ax.imshow(np.ma.masked_equal(rates, 0), cmap="YlOrBr", vmin=0, vmax=rates.max(), aspect="equal")
+    ax.plot([-0.5, len(rates) - 0.5], [-0.5, len(rates) - 0.5], color=PALE, linewidth=0.8, zorder=0)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if rates[row, column] > 0.6 * rates.max() else INK
+        ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
+
+
+def _count_bars(ax: Any, names: Sequence[str], counts: Sequence[int], title: str) -> None:
+    y = np.arange(len(names))
+    ax.bar_label(ax.barh(y, counts, color=SKY, height=0.7), fontsize=8, color=GREY, padding=3)
+    ax.set_yticks(y, ["all three" if name.count("+") == 2 else name for name in names])
+    ax.set(ylim=(max(5, len(names)) - 0.4, -0.6))
+    ax.set_title(title, fontsize=10)
+    ax.tick_params(axis="y", length=0)
+    ax.margins(x=0.2)
+    count_axis(ax.xaxis)
+    ax.locator_params(axis="x", nbins=4)
+
+
+def _edit_bars(ax: Any, edits: pd.DataFrame, top: int) -> None:
+    """Draw for each character how often it was missed (to the left) and made up (to the right); spaces in words."""
+    spaces = edits.loc[edits["character"] == " ", ["deleted", "inserted"]].sum()
+    edits = edits[edits["character"] != " "].head(top)
+    if edits.empty and not spaces.sum():
+        return sentence_axes(ax, "No character was\nmissed or made up.")
+    y = np.arange(len(edits))
+    for column, sign, colour in (("deleted", -1, VERMILLION), ("inserted", 1, BLUE)):
+        bars = ax.barh(y, sign * edits[column], color=colour, height=0.7)
+        ax.bar_label(bars, [str(n) if n else "" for n in edits[column]], fontsize=7.5, color=GREY, padding=2)
+    ax.axvline(0, color=GREY, linewidth=0.8)
+    ax.set_yticks(y, [shown(c) for c in edits["character"]], fontsize=10)
+    ax.set(ylim=(max(5, len(edits)) - 0.4, -0.6))
+    ax.set_title(f"spaces: {spaces['deleted']} missed, {spaces['inserted']} made up; others:", fontsize=10)
+    ax.set_xlabel("← missed    made up →", fontsize=9)
+    ax.tick_params(axis="y", length=0)
+    ax.margins(x=0.2)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
+    return None
+
+
+def _calibration_panel(ax: Any, table: pd.DataFrame, bins: int) -> None:
+    """Draw accuracy by confidence, as given and after the temperature, over a strip of how many rows a bin has."""
+    rows = reliability_bins(table["confidence"], table["correct"], bins)
+    after = reliability_bins(table["after"], table["correct"], bins)
+    strip = {"color": PALE, "zorder": 0, "label": "share of rows"}
+    ax.bar((rows["low"] + rows["high"]) / 2, rows["n"] / rows["n"].sum(), 0.94 / bins, **strip)
     ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
-    reach = np.maximum(0, np.vstack([accuracy - bounds[:, 0], bounds[:, 1] - accuracy]))
-    ax.errorbar(
-        rows["confidence"], accuracy, yerr=reach, fmt="o", color=BLUE, markersize=5, capsize=2.5, label="accuracy"
-    )
+    bounds = np.array([wilson_interval(int(r), int(n)) for r, n in zip(rows["right"], rows["n"], strict=True)])
+    reach = np.maximum(0, np.vstack([rows["accuracy"] - bounds[:, 0], bounds[:, 1] - rows["accuracy"]]))
+    style = {"fmt": "o", "color": BLUE, "markersize": 5, "capsize": 2.5, "label": "accuracy"}
+    ax.errorbar(rows["confidence"], rows["accuracy"], yerr=reach, **style)
+    style = {"marker": "x", "color": VERMILLION, "linewidth": 0.8, "markersize": 5, "label": "after the temperature"}
+    ax.plot(after["confidence"], after["accuracy"], **style)
     ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy, with 95 % interval")
     percent_axis(ax.xaxis)
     percent_axis(ax.yaxis)
     ax.legend(loc="upper left")
     ax.set_title("Dots under the dashed line: too sure of itself")
-    return float((rows["n"] * (rows["confidence"] - accuracy).abs()).sum() / rows["n"].sum())
 
 
 def _coverage_panel(ax: Any, table: pd.DataFrame) -> None:
-    right = table.sort_values("confidence", ascending=False, kind="stable")["correct"].to_numpy()
-    accuracy = np.cumsum(right) / np.arange(1, len(right) + 1)
-    coverage = np.arange(1, len(right) + 1) / len(right)
-    ax.plot(coverage, accuracy, color=BLUE, linewidth=1.8)
+    curve = accuracy_coverage(table["confidence"], table["correct"])
+    marker = "." if len(curve) < 9 else ""
+    ax.plot(curve["coverage"], curve["accuracy"], color=BLUE, linewidth=1.8, marker=marker)
     ax.set(
         xlim=(0, 1),
-        ylim=(max(0.0, accuracy.min() - 0.1), 1.01),
+        ylim=(max(0.0, curve["accuracy"].min() - 0.1), 1.01),
         xlabel="share of rows kept, the surest first",
         ylabel="accuracy of those kept",
     )
     percent_axis(ax.xaxis)
     percent_axis(ax.yaxis)
     ax.grid(axis="y")
-    half = accuracy[(len(right) - 1) // 2]
-    ax.set_title(f"The surest half is {_share(half)} right, all rows {_share(accuracy[-1])}")
+    half = curve.loc[curve["coverage"] >= 0.5, "accuracy"].iloc[0]
+    ax.set_title(f"The surest half is {_share(half)} right, all rows {_share(curve['accuracy'].iloc[-1])}")
 
 
 def _diagonal(ax: Any, known: pd.DataFrame) -> None:

@@ -93,10 +93,7 @@ class Picture(Figure):
     """A matplotlib figure that a notebook shows even where pyplot was never imported."""
 
     def _repr_png_(self) -> bytes:
-        buffer = BytesIO()
-        with mpl.rc_context(_SAVING):
-            self.savefig(buffer, format="png", bbox_inches="tight")
-        return buffer.getvalue()
+        return png_bytes(self)
 
 
 def use_korean_font() -> str:
@@ -211,6 +208,14 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
             f"cannot write the figure {path}: {error.strerror}; free space or name another folder"
         ) from None
     return path
+
+
+def png_bytes(figure: Figure, dpi: float | None = None) -> bytes:
+    """Return ``figure`` as a tight PNG of ``dpi``, by default its own."""
+    buffer = BytesIO()
+    with mpl.rc_context(_SAVING):
+        figure.savefig(buffer, format="png", dpi=dpi or "figure", bbox_inches="tight")
+    return buffer.getvalue()
 
 
 @functools.cache

@@ -46,6 +46,10 @@ class AutoregressiveDecoder(nn.Module, ABC):
     def teacher_forced(self, features: Tensor, inputs: Tensor) -> Tensor:
         """Return log probabilities (N, L, classes) of what follows each prefix of ``inputs`` (N, L)."""
 
+    @abstractmethod
+    def attended(self, features: Tensor, inputs: Tensor) -> Tensor:
+        """Return (N, L, T): how much each time step is looked at after each prefix of ``inputs``; each sums to 1."""
+
     def loss(self, features: Tensor, targets: Sequence[Sequence[int]], frames: Tensor, weights: LossWeights) -> Tensor:
         """Return the mean cross-entropy of each crop's characters (N,); frame labels have no place here."""
         inputs, outputs = self._teaching(targets, features.device)
@@ -132,11 +136,25 @@ class AttentionDecoder(AutoregressiveDecoder):
 
     def teacher_forced(self, features: Tensor, inputs: Tensor) -> Tensor:
         """See the base class."""
-        length = inputs.shape[1]
-        embedded = self.embedding(inputs) + self.position[:length]
-        mask = nn.Transformer.generate_square_subsequent_mask(length, device=features.device, dtype=embedded.dtype)
+        embedded, mask = self._embedded(inputs)
         hidden = self.layer(embedded, features.to(embedded.dtype), tgt_mask=mask, tgt_is_causal=True)
         return self.classifier(self.norm(hidden)).float().log_softmax(dim=-1)
+
+    def attended(self, features: Tensor, inputs: Tensor) -> Tensor:
+        """See the base class; the mean over the heads."""
+        hidden, mask = self._embedded(inputs)
+        own = self.layer.norm1(hidden)
+        hidden = hidden + self.layer.self_attn(own, own, own, attn_mask=mask, need_weights=False)[0]
+        query, features = self.layer.norm2(hidden), features.to(hidden.dtype)
+        return self.layer.multihead_attn(query, features, features, need_weights=True)[1]
+
+    def _embedded(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``inputs`` (N, L) as vectors with their positions, and the mask that hides what comes later."""
+        length = inputs.shape[1]
+        embedded = self.embedding(inputs) + self.position[:length]
+        return embedded, nn.Transformer.generate_square_subsequent_mask(
+            length, device=inputs.device, dtype=embedded.dtype
+        )
 
 
 def _grow(totals: Tensor, step: Tensor, ended: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -241,11 +241,23 @@ class LstmAttention(AutoregressiveDecoder):
             outputs.append(state[1])
         return torch.stack(outputs, dim=1)
 
+    def attended(self, features: Tensor, inputs: Tensor) -> Tensor:
+        """Return (N, L, T): how much each time step is looked at after each prefix of ``inputs``; each sums to 1."""
+        state, weights = self.begin(features), []
+        for entering in self.symbols(inputs).unbind(1):
+            weights.append(self._weights(state).squeeze(-1))
+            state = self._step(features, state, entering)
+        return torch.stack(weights, dim=1)
+
+    def _weights(self, state: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        keys, output, _ = state
+        return self.energy((keys + self.query(output).unsqueeze(1)).tanh()).softmax(dim=1)
+
     def _step(
         self, features: Tensor, state: tuple[Tensor, Tensor, Tensor], entering: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         keys, output, cell = state
-        weights = self.energy((keys + self.query(output).unsqueeze(1)).tanh()).softmax(dim=1)
+        weights = self._weights(state)
         context = (features * weights).sum(dim=1)
         gates = self.context(context) + self.recurrent(output) + entering
         enter, forget, fresh, leave = gates.chunk(4, dim=1)
