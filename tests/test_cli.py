@@ -39,6 +39,7 @@ STEPS = (
     "report",
     "compare",
     "validate",
+    "upload",
     "predict",
     "score",
 )

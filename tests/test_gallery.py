@@ -38,6 +38,11 @@ def test_views_hold_what_their_names_say():
         gallery.view(FRAME, "best")
 
 
+def test_suspects_are_ranked_by_suspicion_where_it_is_known():
+    ranked = FRAME.assign(suspicion=[np.nan, 0.5, np.nan, 3.0, 1.0])
+    assert paths(gallery.view(ranked, gallery.SUSPECTS)) == ["d", "e", "b"]
+
+
 @pytest.mark.parametrize(
     ("query", "found"),
     [("서울", "ab"), ("물", "b"), ("cafe ", "c"), ("나무 집", "d"), ("", "abcde"), ("d.png", "d"), ("[", "")],

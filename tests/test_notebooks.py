@@ -152,7 +152,7 @@ def test_submission_passes_the_validator_and_is_logged(whole):
     path = whole.root / "submissions" / "submission.csv"
     assert validate_file(path, read_competition(whole.root / "input" / "sample")) == []
     log = read_table(path.with_name("log.csv"))
-    assert log["run"].tolist() == ["tiny"]
+    assert log["run"].tolist() == ["tiny-wider"]
     assert log["public_score"].tolist() == [""]
 
 

@@ -151,6 +151,17 @@ def test_predictions_edited_by_hand_are_refused_and_the_old_report_stays(read, t
     assert (tmp_path / "report.html").read_text() == "old"
 
 
+def test_each_contradicted_label_has_a_suspicion_and_the_page_ranks_by_it(read):
+    run, prepared = read
+    frame = error_report.read_errors(run, prepared)
+    assert (frame["suspicion"].notna() == ~frame["correct"]).all()
+    report = error_report.error_report(frame, prepared.train, "mine")
+    data = data_of(render(report))
+    suspects = next(view["rows"] for view in data["views"] if view["name"] == "suspected label errors")
+    expected = frame.dropna(subset=["suspicion"]).sort_values("suspicion", ascending=False, kind="stable")
+    assert [data["rows"][i]["path"] for i in suspects] == expected["img_path"].tolist()
+
+
 def test_a_fold_that_was_not_read_at_all_is_no_missing_row(read):
     run, prepared = read
     changed(run, lambda t: t[t["fold"] == "0"])

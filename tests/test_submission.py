@@ -11,10 +11,15 @@ import pytest
 from conftest import crop_png, write_csv
 
 from hangul_ocr.data.dacon import Competition, read_competition
+from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.inference.submission import (
+    changed_rows,
     file_sha256,
+    former_submission,
+    leaderboard_table,
     log_submission,
+    say_changes,
     submission_warnings,
     validate_file,
     validate_submission,
@@ -183,3 +188,47 @@ def test_a_log_that_is_none_is_not_overwritten(tmp_path: Path) -> None:
 def test_the_hash_is_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert file_sha256(tmp_path / "x").startswith("ba7816bf")
+
+
+# --- what is new ----------------------------------------------------------------------------------------------------
+
+
+def test_changes_are_found_by_row_and_sorted_by_confidence(
+    competition: Competition, predictions: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_table(write_submission(predictions, competition, tmp_path / "s.csv"))
+    changed = predictions.assign(text=["새 글", *predictions["text"][1:-1], "딴 글"])
+    changed["confidence"] = [0.9, *[0.5] * 6, 0.2]
+    after = read_table(write_submission(changed, competition, tmp_path / "s.csv"))
+    table = changed_rows(before, after, competition, changed)
+    assert list(table.columns) == ["img_path", "before", "after", "confidence"]
+    assert table["after"].tolist() == ["딴 글", "새 글"]
+    assert table["confidence"].tolist() == [0.2, 0.9]
+    say_changes(table, tmp_path / "s.csv")
+    shown = capsys.readouterr().out
+    assert "2 rows differ" in shown
+    assert shown.index("'새 글'  90 %") < shown.index("'딴 글'  20 %")
+    assert len(changed_rows(after, after, competition, changed)) == 0
+
+
+def test_a_former_submission_of_other_rows_or_none_is_not_compared(
+    competition: Competition, predictions: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    after = read_table(write_submission(predictions, competition, tmp_path / "s.csv"))
+    for before in (None, after.iloc[1:], after.rename(columns={"text": "label"})):
+        assert changed_rows(before, after, competition, predictions) is None
+    say_changes(None, tmp_path / "s.csv")
+    assert "nothing to compare it with" in capsys.readouterr().out
+    (tmp_path / "broken.csv").write_text('a,b\n"1', encoding="utf-8")
+    assert former_submission(tmp_path / "broken.csv") is None
+    assert former_submission(tmp_path / "gone.csv") is None
+
+
+def test_the_leaderboard_beside_cross_validation(tmp_path: Path) -> None:
+    log_one(tmp_path / "log.csv", "first")
+    log_one(tmp_path / "log.csv", "second")
+    log = read_table(tmp_path / "log.csv")
+    assert leaderboard_table(log).empty
+    table = leaderboard_table(log.assign(public_score=["0.50", ""]))
+    assert table.index.tolist() == ["first"]
+    assert table.iloc[0].tolist() == [51.23, "49.00 to 53.00", 50.0, -1.23, "yes"]

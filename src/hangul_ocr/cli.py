@@ -21,6 +21,7 @@ from hangul_ocr.workspace import end_processes, is_main_process
 
 # PyTorch takes seconds to import: each command imports what it needs, so that --help answers at once.
 if TYPE_CHECKING:
+    from hangul_ocr.ensembles import Ensemble
     from hangul_ocr.notebook_runner import NotebookResult
     from hangul_ocr.session import Session
     from hangul_ocr.settings import Settings
@@ -184,14 +185,21 @@ def _say(line: str) -> None:
 
 
 def ensemble(options: argparse.Namespace) -> None:
-    """Read the training crops out-of-fold and the test crops with all fold models together."""
-    from hangul_ocr import results, steps
+    """Read the training crops out-of-fold and the test crops; with several runs or views, keep what joins them best."""
+    from hangul_ocr import ensembles, results, steps
 
-    session = _session(options)
+    session, several = _session(options), _ensemble(options)
     steps.read_oof(session.run, session.prepared)
     print(f"cross-validated accuracy: {results.accuracy_line(results.oof_scores(session.run))}")
-    predictions = steps.read_test(session.run, session.prepared)
-    print(f"{session.run.folder / results.TEST_PREDICTIONS}: {len(predictions):,} predictions")
+    if several is None:
+        predictions = steps.read_test(session.run, session.prepared)
+        print(f"{session.run.folder / results.TEST_PREDICTIONS}: {len(predictions):,} predictions")
+        return
+    record = ensembles.choose(several)
+    print(ensembles.shown_comparison(ensembles.load_comparison(several)).to_string())
+    print(f"kept: {ensembles.describe(record)}")
+    predictions = ensembles.predict(several)
+    print(f"{several.folder / results.TEST_PREDICTIONS}: {len(predictions):,} predictions")
 
 
 def suspects(options: argparse.Namespace) -> None:
@@ -209,11 +217,14 @@ def suspects(options: argparse.Namespace) -> None:
 
 
 def submit(options: argparse.Namespace) -> None:
-    """Write submissions/submission.csv, check it against the template, and log it."""
-    from hangul_ocr import steps
+    """Write submissions/submission.csv, check it against the template, log it, and say what changed."""
+    from hangul_ocr import ensembles, steps
 
-    session = _session(options)
-    path = steps.hand_in(session.run, session.prepared, session.workspace)
+    session, several = _session(options), _ensemble(options)
+    if several is None:
+        path = steps.hand_in(session.run, session.prepared, session.workspace)
+    else:
+        path = ensembles.hand_in(several, session.workspace)
     print(f"{path}: columns, rows and order are the template's; logged in {path.with_name('log.csv')}")
 
 
@@ -254,6 +265,20 @@ def _kept_settings(workspace: Workspace, names: Sequence[str]) -> Settings:
 
     kept = [workspace.output / "runs" / name / "settings.json" for name in names]
     return choose_settings(next((str(path) for path in kept if path.is_file()), "quick"))
+
+
+def upload(options: argparse.Namespace) -> None:
+    """Upload a submission through DACON's dacon_submit_api or Kaggle's command line, once, and say what they answer."""
+    from hangul_ocr.inference.submission import validate_file
+    from hangul_ocr.inference.upload import upload_to
+    from hangul_ocr.steps import open_competition
+
+    workspace = _workspace()
+    file = options.file or workspace.submissions / "submission.csv"
+    problems = validate_file(file, open_competition(workspace, _absolute(options.data), make_sample=False))
+    if problems:
+        raise HangulOcrError(f"{file}: not uploaded: {'; '.join(problems)}")
+    print(upload_to(options.to, file, options.competition, options.team, options.memo))
 
 
 def validate(options: argparse.Namespace) -> int:
@@ -386,6 +411,8 @@ def _session(options: argparse.Namespace) -> Session:
 
     workspace = _workspace()
     workspace.create_folders()
+    if runs := getattr(options, "runs", []):
+        options.run = runs[0]
     preset, minutes = _preset(options, workspace), getattr(options, "time_limit", None)
     also = _also(options)
     return find_session(workspace, _absolute(options.data), preset, options.run, options.seed, minutes, also)
@@ -399,6 +426,17 @@ def _also(options: argparse.Namespace) -> list[str]:
     for place in places:
         LmdbReader(place).close()
     return list(map(str, places))
+
+
+def _ensemble(options: argparse.Namespace) -> Ensemble | None:
+    """Return the ensemble that the options name; None for one run and no views."""
+    from hangul_ocr import ensembles
+
+    further, views = options.runs[1:], ensembles.named(options.views)
+    if not (further or views):
+        return None
+    session = _session(options)
+    return ensembles.open_ensemble(session.workspace, session.run, session.prepared, further, views)
 
 
 def _preset(options: argparse.Namespace, workspace: Workspace | None = None) -> str:
@@ -427,7 +465,7 @@ def _estimates(chosen: Settings, workspace: Workspace, data: str) -> dict[str, f
     return {
         "01_eda": 45 if makes_sample else 0,
         "04_train": 1.05 * first + 30 if first else 0,
-        "05_kfold_ensemble": (1.05 * second + 20) * chosen.trained_folds + 30 if second else 0,
+        "05_kfold_ensemble": (1.05 * second + 20) * chosen.trained_folds + 90 if second else 0,
     }
 
 
@@ -442,10 +480,11 @@ def _trained_before(workspace: Workspace, options: argparse.Namespace) -> str:
 
 def _print_final_table(options: argparse.Namespace, workspace: Workspace, done: list[NotebookResult]) -> None:
     from hangul_ocr.notebook_runner import clock
-    from hangul_ocr.results import final_table
+    from hangul_ocr.results import final_table, submission_rows
 
     session = _session(options)
     rows = final_table(session.run, session.competition)
+    rows += submission_rows(workspace.submissions / "submission.csv", session.competition)
     rows.append(("submission", str(workspace.submissions / "submission.csv")))
     rows.append(("pictures", str(workspace.output / "figures")))
     rows.append(("notebooks to read", str(workspace.output / "notebooks" / "*.html")))
@@ -475,6 +514,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_compare(commands)
     _add_validate(commands)
+    _add_upload(commands)
     _add_predict(commands)
     _add_convert_checkpoint(commands)
     _add_export_weights(commands)
@@ -557,13 +597,13 @@ def _add_steps(commands: Any) -> None:
         lmdb: "lmdb --data input/open",
         pretrain: "pretrain --preset quick --time-limit 30",
         train: "train --preset quick --fold 0 --init-from weights.safetensors",
-        ensemble: "ensemble --run quick-sample",
+        ensemble: "ensemble --run quick-sample --run wide-sample --views wider,shifted",
         suspects: "suspects --run quick-sample --most 200",
         submit: "submit --run quick-sample",
     }
     for function, example in examples.items():
         parser = _command(commands, function, example)
-        _add_common(parser)
+        _add_common(parser, several=function in (ensemble, submit))
         if function is lmdb:
             choice = parser.add_mutually_exclusive_group()
             _add_corrections(choice)
@@ -663,10 +703,32 @@ def _add_settings(commands: Any) -> None:
     _add_choice(parser)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser, several: bool = False) -> None:
     _add_data(parser)
-    parser.add_argument("--run", default="", metavar="RUN", help="name of the run (default: preset and competition)")
+    text = "name of the run (default: preset and competition)"
+    if several:
+        parser.set_defaults(run="")
+        text += "; named again, another member"
+        parser.add_argument("--run", action="append", default=[], dest="runs", metavar="RUN", help=text)
+        text = "read each crop once more: shifted, wider, narrower, farther, closer, turned (with commas)"
+        parser.add_argument("--views", default="", metavar="LIST", help=text)
+    else:
+        parser.add_argument("--run", default="", metavar="RUN", help=text)
     _add_choice(parser)
+
+
+def _add_upload(commands: Any) -> None:
+    parser = _command(commands, upload, "upload --to dacon --competition 235970 --team 우리팀 --memo 'five folds'")
+    text = "dacon: the token from $DACON_TOKEN; kaggle: as its own command line finds it"
+    parser.add_argument("--to", choices=("dacon", "kaggle"), required=True, help=text)
+    parser.add_argument(
+        "--competition", required=True, metavar="ID", help="DACON's number, or Kaggle's name in the URL"
+    )
+    text = "the submission (default: submissions/submission.csv)"
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help=text)
+    parser.add_argument("--team", default="", metavar="NAME", help="the team's name at DACON")
+    parser.add_argument("--memo", default="", metavar="TEXT", help="a note that the competition's page shows")
+    _add_data(parser)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

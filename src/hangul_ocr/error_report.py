@@ -24,6 +24,7 @@ from hangul_ocr.evaluation.style import png_bytes
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.results import crop_or_none, oof_errors
 from hangul_ocr.steps import Prepared
+from hangul_ocr.suspects import with_suspicion
 from hangul_ocr.training.kfold import Run
 from hangul_ocr.workspace import atomic_write_text
 
@@ -43,6 +44,14 @@ class WrittenReport:
     coverage: str
 
 
+def read_errors(run: Run, prepared: Prepared) -> pd.DataFrame:
+    """Return a run's out-of-fold predictions as an error frame with slices, and how suspicious each label is.
+
+    Raises ``HangulOcrError`` as :func:`results.oof_errors` does.
+    """
+    return with_suspicion(oof_errors(run, prepared.train, prepared.folds), run)
+
+
 def write_report(run: Run, prepared: Prepared, path: Path, max_megabytes: float = 20) -> WrittenReport:
     """Write the errors of ``run`` as one HTML file, whole or not at all; at most ``max_megabytes`` long.
 
@@ -50,7 +59,7 @@ def write_report(run: Run, prepared: Prepared, path: Path, max_megabytes: float 
     every row that it should.
     """
     _require_writable(path)
-    frame = oof_errors(run, prepared.train, prepared.folds)
+    frame = read_errors(run, prepared)
     report = error_report(frame, prepared.train, f"{run.folder.name} on {prepared.competition.name}", max_megabytes)
     page = render(report)
     try:

@@ -142,6 +142,18 @@ def disputed_crops(members: pd.DataFrame, test: LmdbReader, most: int = 15) -> t
     return crop_images(test, rows["img_path"]), captions
 
 
+def changed_crops(changes: Path, test: LmdbReader, most: int = 15) -> tuple[list[np.ndarray], list[str]]:
+    """Return up to ``most`` crops that two submissions read differently, captioned ``before → after``, surest first.
+
+    ``changes`` is the file that ``steps.hand_in`` leaves; both lists are empty without one, or without such crops.
+    """
+    table = read_table(changes) if changes.is_file() else pd.DataFrame()
+    stored = set(test.keys())
+    known = [row for row in table.iloc[::-1].to_dict("records") if row["img_path"] in stored][:most]
+    captions = [f"{row['before']} → {row['after']}" for row in known]
+    return crop_images(test, [row["img_path"] for row in known]), captions
+
+
 def spread(table: pd.DataFrame, count: int) -> pd.DataFrame:
     """Return up to ``count`` rows spread evenly over ``table``."""
     return table.iloc[_spread(len(table), count)]

@@ -6,6 +6,7 @@ Files of a run folder: ``oof.csv``, ``test_predictions.csv``, ``test_candidates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ OOF, OOF_CANDIDATES, MEMBERS = "oof.csv", "oof_candidates.jsonl", "members.csv"
 TEST_PREDICTIONS, TEST_CANDIDATES = "test_predictions.csv", "test_candidates.jsonl"
 RESCORED = "N-best re-scored"
 _AGAIN = "put the original file back, or delete it and run `hangul-ocr ensemble` again"
+OOF_COLUMNS = ["img_path", "text", "prediction", "confidence", "fold"]
 
 
 def load_oof(run: Run) -> pd.DataFrame:
@@ -38,12 +40,14 @@ def load_oof(run: Run) -> pd.DataFrame:
     path = run.folder / OOF
     if not path.is_file():
         raise HangulOcrError(f"{path}: not there; run notebook 05 or `hangul-ocr ensemble` first")
-    return _checked_predictions(path, ("img_path", "text", "prediction", "confidence", "fold"))
+    return _checked_predictions(path, OOF_COLUMNS)
 
 
-def _checked_predictions(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def _checked_predictions(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     table = read_table(path)
     lacking = [name for name in columns if name not in table]
+    if not len(table):
+        raise HangulOcrError(f"{path}: no rows; {_AGAIN}")
     if lacking:
         raise HangulOcrError(f"{path}: no column {lacking[0]} (found: {', '.join(table.columns)}); {_AGAIN}")
     for name, kind in (("confidence", float), ("fold", int)):
@@ -260,6 +264,19 @@ def final_table(run: Run, competition: Competition) -> list[tuple[str, str]]:
     for part, scores in answer_scores(run, competition).items():
         name = "accuracy on the test answers" if part == "all" else f"  of these, {part}"
         rows.append((name, accuracy_line(scores)))
+    return rows
+
+
+def submission_rows(submission: Path, competition: Competition) -> list[tuple[str, str]]:
+    """Return what is known of the file handed in: who made it, its cross-validated score, its score on the answers."""
+    log = read_table(submission.with_name("log.csv")) if submission.with_name("log.csv").is_file() else pd.DataFrame()
+    rows = []
+    if len(log):
+        last = log.iloc[-1]
+        rows.append(("handed in", f"{last['run']}, cross-validated {100 * float(last['cv']):.2f} %"))
+    answers, table = answers_of(competition), read_table(submission) if submission.is_file() else pd.DataFrame()
+    if answers is not None and {"img_path", "text"} <= set(table):
+        rows.append(("  on the test answers", accuracy_line(scores_by_part(table, answers)["all"])))
     return rows
 
 

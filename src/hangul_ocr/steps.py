@@ -11,12 +11,13 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import pandas as pd
+from accelerate import Accelerator
 
 from hangul_ocr.data.batches import STEPS_PER_BLOCK
 from hangul_ocr.data.corrections import Applied, Corrections, read_corrections
@@ -38,8 +39,18 @@ from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.decoding import LANGUAGE, load_fusion, make_fusion
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
-from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
-from hangul_ocr.inference.submission import file_sha256, log_submission, write_submission
+from hangul_ocr.inference.parts import Parts, forget_parts
+from hangul_ocr.inference.predict import CHUNK, predictions_frame, read_crops, save_candidates
+from hangul_ocr.inference.submission import (
+    CHANGES,
+    changed_rows,
+    file_sha256,
+    former_submission,
+    log_submission,
+    say_changes,
+    write_submission,
+)
+from hangul_ocr.inference.views import PLAIN
 from hangul_ocr.models.checkpoint import load_model, read_header, require_alphabet
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
@@ -69,7 +80,15 @@ from hangul_ocr.training.kfold import (
 )
 from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult
 from hangul_ocr.weights import FOLDER, WEIGHTS, shipped_weights
-from hangul_ocr.workspace import Workspace, atomic_write_json, git_commit, is_main_process, main_process_first
+from hangul_ocr.workspace import (
+    Workspace,
+    atomic_write_json,
+    git_commit,
+    is_main_process,
+    main_process_first,
+    make_accelerator,
+    pick_device,
+)
 
 #: Beside a fold's weights: which weights it began from.
 START = "init_from.json"
@@ -230,11 +249,11 @@ def start_run(workspace: Workspace, prepared: Prepared, settings: Settings, name
     hashes = prepared.hashes()
     facts = {"competition": prepared.competition.name} | hashes
     run = open_run(workspace.output / "runs" / name, settings, prepared.alphabet, facts)
-    _require_same_data(run.folder, hashes)
+    require_same_data(run.folder, hashes)
     return run
 
 
-def _require_same_data(folder: Path, hashes: dict[str, str]) -> None:
+def require_same_data(folder: Path, hashes: dict[str, str]) -> None:
     """Refuse to go on over changed data: a fold's model would have seen crops that are now held out from it."""
     try:
         kept = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
@@ -271,7 +290,7 @@ def _unfinished_folds(run: Run) -> list[int]:
 
 
 def _say_what_is_unfinished(run: Run) -> None:
-    trained, stage = _trained_folds(run), run.settings.fine_tuning
+    trained, stage = trained_folds(run), run.settings.fine_tuning
     missing = sorted(set(range(run.settings.trained_folds)) - set(trained))
     partly = [k for k in trained if finished_stage(run.fold_folder(k), stage) is None]
     for folds, what in ((missing, "not trained, left out"), (partly, "not trained to the end, read as they are")):
@@ -500,26 +519,78 @@ def say_how_long(seconds: float | None) -> None:
 def read_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
     """Let each fold's model read the crops that it was not trained on; write ``oof.csv``, its N-best lists beside it.
 
-    Folds that are not trained to the end are named in a printed line.
+    Folds that are not trained to the end are named in a printed line. Stopped, it goes on where it was. Raises
+    ``HangulOcrError`` for an ``oof.csv`` whose rows somebody changed.
     """
     _say_what_is_unfinished(run)
     if _is_current(run, prepared.train, OOF, OOF_CANDIDATES):
-        return load_oof(run)
-    _require_own_alphabet(run)
-    tables, lists = zip(*(_read_own_fold(run, prepared, fold) for fold in _trained_folds(run)), strict=True)
+        return _whole_oof(run, prepared)
+    require_own_alphabet(run)
+    tables, lists = zip(*(_read_own_fold(run, prepared, fold) for fold in trained_folds(run)), strict=True)
     oof = pd.concat(tables, ignore_index=True)
     save_candidates(run.folder / OOF_CANDIDATES, oof["img_path"].tolist(), list(chain.from_iterable(lists)))
     write_table(oof, run.folder / OOF)
     _record_decoding(run, OOF)
+    forget_parts(run.folder)
     return oof
 
 
-def _trained_folds(run: Run) -> list[int]:
+def _whole_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
+    """Return ``oof.csv``, which must hold each crop of the trained folds once, with its label and fold."""
+    oof, folds = load_oof(run), prepared.folds
+    labels = dict(zip(prepared.train.keys(), prepared.train.texts(), strict=True))
+    wanted = folds.loc[folds["fold"].isin(trained_folds(run))]
+    expected = {(key, labels[key], fold) for key, fold in zip(wanted["key"], wanted["fold"], strict=True)}
+    found = list(zip(oof["img_path"], oof["text"], oof["fold"], strict=True))
+    missing, odd = expected - set(found), len(found) - len(set(found) & expected)
+    if missing or odd:
+        raise HangulOcrError(
+            f"{run.folder / OOF}: {len(missing)} rows missing, {odd} repeated, changed or of other crops; "
+            "delete it and run `hangul-ocr ensemble` again"
+        )
+    return oof
+
+
+def reading_accelerator() -> Accelerator:
+    """Return what readings that are kept are made with: on a CPU float32, whatever is fast there, and so the same."""
+    return make_accelerator("float32" if pick_device() == "cpu" else "auto")
+
+
+def reading_parts(
+    folder: Path,
+    checkpoints: Sequence[Sequence[Path]],
+    views: Sequence[str],
+    reader: LmdbReader,
+    rows: Sequence[int],
+    settings: Settings,
+    learnt: Sequence[str],
+) -> Parts:
+    """Return where the readings of ``rows`` are kept meanwhile; ``learnt`` are the labels of a language model."""
+    keys = reader.keys()
+    made_from = {
+        "weights": [[file_sha256(path) for path in paths] for paths in checkpoints],
+        "views": list(views),
+        "store": reader.manifest.content_hash,
+        "rows": _hash_of(keys[row] for row in rows),
+        "candidates": settings.candidates,
+        "decoding": dataclasses.asdict(settings.decoding),
+        "learnt": _hash_of(learnt) if settings.decoding.language_weight else "",
+        "device": pick_device(),
+        "chunk": CHUNK,
+    }
+    return Parts.of(folder, made_from)
+
+
+def _hash_of(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def trained_folds(run: Run) -> list[int]:
     """Return the numbers of the folds that have weights, in the order of ``run.fold_checkpoints()``."""
     return [k for k in range(run.settings.folds) if run.fold_folder(k).joinpath(BEST).is_file()]
 
 
-def _require_own_alphabet(run: Run) -> None:
+def require_own_alphabet(run: Run) -> None:
     """Refuse weights of another alphabet that somebody put into the run folder: their output would look plausible."""
     for path in run.fold_checkpoints():
         require_alphabet(path, run.alphabet)
@@ -529,8 +600,14 @@ def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> tuple[pd.DataFram
     rows, others = fold_rows(prepared.train, prepared.folds, fold)
     source, model = LmdbCrops(prepared.train, rows), load_model(run.fold_folder(fold) / BEST)
     keys, texts = prepared.train.keys(), prepared.train.texts()
-    fusion = make_fusion(run.settings.decoding, [texts[i] for i in others], run.alphabet.characters)
-    readings = read_crops([model], source, run.settings.candidates, progress=f"read fold {fold}", fusion=fusion)
+    learnt = [texts[i] for i in others]
+    fusion = make_fusion(run.settings.decoding, learnt, run.alphabet.characters)
+    checkpoints = [[run.fold_folder(fold) / BEST]]
+    parts = reading_parts(run.folder, checkpoints, [PLAIN], prepared.train, rows, run.settings, learnt)
+    name = f"read fold {fold}"
+    readings = read_crops(
+        [model], source, run.settings.candidates, reading_accelerator(), name, fusion=fusion, parts=parts
+    )
     found = predictions_frame([keys[i] for i in rows], readings)
     found = found.rename(columns={"text": "prediction"}).assign(text=[texts[i] for i in rows], fold=fold)
     return found[["img_path", "text", "prediction", "confidence", "fold"]], readings
@@ -561,27 +638,31 @@ def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
     A test image that could not be read gets an empty text with confidence 0, so that no row is missing. Folds that
     are not trained to the end are named in a printed line.
     """
-    test = _require_test(prepared)
+    test = require_test(prepared)
     _say_what_is_unfinished(run)
     if _is_current(run, test, TEST_PREDICTIONS, TEST_CANDIDATES, MEMBERS):
         return read_table(run.folder / TEST_PREDICTIONS).astype({"confidence": float})
-    _require_own_alphabet(run)
+    require_own_alphabet(run)
     keys, models = test.keys(), load_folds_models(run)
     fusion = make_fusion(run.settings.decoding, prepared.train.texts(), run.alphabet.characters)
     if fusion is not None and fusion.language is not None:
         fusion.language.save(run.folder / LANGUAGE)
-    readings = read_crops(models, LmdbCrops(test), run.settings.candidates, progress="read test", fusion=fusion)
+    learnt, views = prepared.train.texts(), [PLAIN] * len(models)
+    parts = reading_parts(run.folder, [run.fold_checkpoints()], views, test, range(len(test)), run.settings, learnt)
+    source, accelerator = LmdbCrops(test), reading_accelerator()
+    readings = read_crops(models, source, run.settings.candidates, accelerator, "read test", fusion, parts=parts)
     predictions = predictions_frame(keys, readings)
     save_candidates(run.folder / TEST_CANDIDATES, keys, readings)
-    members = _members_table(keys, readings, _trained_folds(run), predictions["text"].tolist())
+    members = _members_table(keys, readings, trained_folds(run), predictions["text"].tolist())
     write_table(members, run.folder / MEMBERS)
-    predictions = _with_lost_rows(predictions, prepared.competition)
+    predictions = with_lost_rows(predictions, prepared.competition)
     write_table(predictions, run.folder / TEST_PREDICTIONS)
     _record_decoding(run, TEST_PREDICTIONS)
+    forget_parts(run.folder)
     return predictions
 
 
-def _require_test(prepared: Prepared) -> LmdbReader:
+def require_test(prepared: Prepared) -> LmdbReader:
     if prepared.test is None:
         raise HangulOcrError(f"{prepared.competition.folder / 'test.csv'}: not found; put the competition's file there")
     return prepared.test
@@ -593,7 +674,7 @@ def _members_table(keys: list[str], readings: list[Reading], folds: list[int], j
     return pd.DataFrame({"img_path": keys, **members, **simple, RESCORED: joint})
 
 
-def _with_lost_rows(predictions: pd.DataFrame, competition: Competition) -> pd.DataFrame:
+def with_lost_rows(predictions: pd.DataFrame, competition: Competition) -> pd.DataFrame:
     """Add an empty prediction for each test image that could not be read, and say so."""
     lost = sorted(set(competition.test["img_path"]) - set(predictions["img_path"]))
     if not lost:
@@ -609,19 +690,37 @@ def hand_in(run: Run, prepared: Prepared, workspace: Workspace) -> Path:
     Raises ``HangulOcrError`` if the predictions are missing, or older than the weights or the crops.
     """
     _require_current(run, prepared.train, OOF)
-    _require_current(run, _require_test(prepared), TEST_PREDICTIONS)
+    _require_current(run, require_test(prepared), TEST_PREDICTIONS)
+    _whole_oof(run, prepared)
     scores = oof_scores(run)
     predictions = read_table(run.folder / TEST_PREDICTIONS)
-    path = write_submission(predictions, prepared.competition, workspace.submissions / "submission.csv")
-    low, high = scores.intervals["exact"]
-    commit = (git_commit(workspace.root) or {}).get("commit", "")
+    cv = (scores.exact, *scores.intervals["exact"])
+    return write_and_log(predictions, prepared, workspace, run.folder.name, cv)
+
+
+def write_and_log(
+    predictions: pd.DataFrame, prepared: Prepared, workspace: Workspace, name: str, cv: tuple[float, float, float]
+) -> Path:
+    """Write ``submissions/submission.csv``, log it under ``name`` with its cross-validated score and interval.
+
+    What differs from the submission before it is printed and written to ``submissions/changes.csv``.
+    """
+    path = workspace.submissions / "submission.csv"
+    before = former_submission(path)
+    write_submission(predictions, prepared.competition, path)
+    changes = changed_rows(before, read_table(path), prepared.competition, predictions)
+    if changes is None:
+        path.with_name(CHANGES).unlink(missing_ok=True)
+    else:
+        write_table(changes, path.with_name(CHANGES), encoding="utf-8-sig")
+    say_changes(changes, path)
     log_submission(
         workspace.submissions / "log.csv",
-        run=run.folder.name,
-        commit=commit,
-        cv=scores.exact,
-        cv_low=low,
-        cv_high=high,
+        run=name,
+        commit=(git_commit(workspace.root) or {}).get("commit", ""),
+        cv=cv[0],
+        cv_low=cv[1],
+        cv_high=cv[2],
         file=path.name,
         sha256=file_sha256(path),
     )

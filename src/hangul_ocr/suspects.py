@@ -36,6 +36,15 @@ def find_suspects(run: Run, train: LmdbReader, least_confidence: float = LEAST_C
     return rank_suspects(oof, load_candidates(run.folder / OOF_CANDIDATES), least_confidence)
 
 
+def with_suspicion(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Return an error frame of the run's out-of-fold predictions with ``labels.rank_suspects``'s ``suspicion``.
+
+    Rows whose label nothing contradicts have none (nan).
+    """
+    ranked = rank_suspects(frame, load_candidates(run.folder / OOF_CANDIDATES))
+    return frame.assign(suspicion=frame["img_path"].map(ranked.set_index("img_path")["suspicion"]))
+
+
 def load_candidates(path: Path) -> dict[str, list[tuple[str, float]]]:
     """Return the N-best lists in a file of ``predict.save_candidates`` by ``img_path``; none if there is no file.
 

@@ -43,9 +43,16 @@ def view(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     if "confidence" not in frame:
         return frame.iloc[:0]
     if name == SUSPECTS:
-        return suspicious_labels(frame)
+        return _suspects(frame)
     rows = frame[frame["correct"] == (name == UNCERTAIN_RIGHT)].dropna(subset=["confidence"])
     return rows.sort_values("confidence", ascending=name == UNCERTAIN_RIGHT, kind="stable")
+
+
+def _suspects(frame: pd.DataFrame, top: int = 50) -> pd.DataFrame:
+    """Return the labels most doubtful by ``suspicion`` (of ``labels.rank_suspects``), or by confidence without it."""
+    if "suspicion" not in frame:
+        return suspicious_labels(frame, top)
+    return frame.dropna(subset=["suspicion"]).sort_values("suspicion", ascending=False, kind="stable").head(top)
 
 
 def search(frame: pd.DataFrame, query: str) -> pd.DataFrame:

@@ -21,7 +21,7 @@ function say(row, side) {
     if (kind === "=") line.append(own);
     else line.append(element("span", own ? side : "gap", own ? visible(own) : "·"));
   }
-  if (side === "p" && !row.prediction) line.append(element("span", "gap", " nothing"));
+  if (side === "p" && !row.prediction) line.append(element("span", "soft", " nothing"));
   return line;
 }
 

@@ -30,7 +30,7 @@ from hangul_ocr.evaluation.gallery import EVERYTHING, ORDERS, VIEWS, choices, vi
 from hangul_ocr.evaluation.slices import DIMENSIONS, readable, slice_report
 
 MEGABYTE = 1_000_000
-#: Everything but the pictures of crops: charts, tables, the font's part.
+#: Crops are kept within these pixels, as WebP of this quality: enough to zoom into, some 3 kB each.
 _LONG_SIDE, _SHORT_SIDE, _QUALITY = 720, 160, 80
 _MARKS = {MATCH: "=", SUBSTITUTE: "~"}
 _SHOWN_SLICES, _SHOWN_PAIRS = 30, 24

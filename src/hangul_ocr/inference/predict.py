@@ -22,7 +22,9 @@ from hangul_ocr.data.images import SUFFIXES, UnreadableImage, decode_image
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.inference.decoding import fused
-from hangul_ocr.inference.ensemble import Reading, combine
+from hangul_ocr.inference.ensemble import Reading, combine, finite_scores, with_stand_ins
+from hangul_ocr.inference.parts import Parts
+from hangul_ocr.inference.views import PLAIN, view
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.workspace import atomic_write_text, make_accelerator
@@ -134,16 +136,29 @@ def read_crops(
     accelerator: Accelerator | None = None,
     progress: str = "reading",
     fusion: Fusion | None = None,
+    views: Sequence[str] = (),
+    parts: Parts | None = None,
 ) -> list[Reading]:
     """Return a :class:`Reading` for each crop of ``source``, in its order: the union of the models' N-best strings,
-    scored by every model; with ``fusion``, found and weighed with it."""
+    scored by every model; with ``fusion``, found and weighed with it.
+
+    ``views`` names for each model the view that it sees (default: all the crop as it is). With ``parts``, readings that
+    are there are taken from there, and new ones kept there.
+    """
     accelerator = accelerator or make_accelerator()
     models = [model.to(accelerator.device).eval() for model in models]
-    readings: list[Reading] = []
+    readers = list(zip(models, views or [PLAIN] * len(models), strict=True))
+    spans = _spans(source)
+    found = {i: readings for i, span in enumerate(spans) if parts and (readings := parts.load(i, len(span)))}
+    missing = [i for i in range(len(spans)) if i not in found]
     with tqdm(total=len(source), desc=progress, mininterval=1) as bar, fused(models, fusion):
-        for crops in _chunks(source):
-            readings += _read_chunk(models, crops, candidates, accelerator)
+        bar.update(sum(map(len, found.values())))
+        for i, crops in zip(missing, _chunks(source, [spans[i] for i in missing]), strict=True):
+            found[i] = _read_chunk(readers, crops, candidates, accelerator)
+            if parts:
+                parts.save(i, found[i])
             bar.update(len(crops))
+    readings = [reading for i in range(len(spans)) for reading in found[i]]
     return readings if fusion is None else [_with_prior(reading, fusion) for reading in readings]
 
 
@@ -151,9 +166,12 @@ def _with_prior(reading: Reading, fusion: Fusion) -> Reading:
     return replace(reading, prior=np.array([fusion.score(text) for text in reading.strings]))
 
 
-def _chunks(source: CropSource) -> Iterator[list[Crop]]:
-    """Yield all crops, keyed by their place in the chunk; the next chunk is decoded while this one is read."""
-    spans = [range(i, min(i + CHUNK, len(source))) for i in range(0, len(source), CHUNK)]
+def _spans(source: CropSource) -> list[range]:
+    return [range(i, min(i + CHUNK, len(source))) for i in range(0, len(source), CHUNK)]
+
+
+def _chunks(source: CropSource, spans: Sequence[range]) -> Iterator[list[Crop]]:
+    """Yield the crops of each span, keyed by their place in it; the next is decoded while this one is read."""
     with ThreadPoolExecutor(1) as pool:
         # One chunk ahead and no further: a whole test set of decoded crops would fill the memory.
         waiting = [pool.submit(_load, source, span) for span in spans[:1]]
@@ -169,16 +187,19 @@ def _load(source: CropSource, span: range) -> list[Crop]:
     return [Crop(str(place), BLANK if crop is None else crop.image, "") for place, crop in enumerate(crops)]
 
 
+#: A model and the name of the view that it sees.
+Reader = tuple[Recognizer, str]
 #: For each batch: the places of its crops in the chunk, and the features that a model sees there.
 Seen = list[tuple[list[int], torch.Tensor]]
 
 
 def _read_chunk(
-    models: Sequence[Recognizer], crops: list[Crop], candidates: int, accelerator: Accelerator
+    readers: Sequence[Reader], crops: list[Crop], candidates: int, accelerator: Accelerator
 ) -> list[Reading]:
-    """Return a reading for each crop: first every model's candidates, then every model's score of their union."""
-    batches = _batches(models, crops)
-    seen = [_features(model, batches[_input_kind(model)], accelerator) for model in models]
+    """Return a reading for each crop: first every reader's candidates, then every reader's score of their union."""
+    batches = _batches(readers, crops)
+    models = [model for model, _ in readers]
+    seen = [_features(model, batches[_input_kind(model, name)], accelerator) for model, name in readers]
     with accelerator.autocast():
         lists = [_candidates(model, features, candidates) for model, features in zip(models, seen, strict=True)]
         unions = [_union([rows[i] for rows in lists]) for i in range(len(crops))]
@@ -187,19 +208,19 @@ def _read_chunk(
     return [Reading(unions[i], np.array([rows[i] for rows in scores]), own[i]) for i in range(len(crops))]
 
 
-def _batches(models: Sequence[Recognizer], crops: list[Crop]) -> dict[tuple, list[Group]]:
+def _batches(readers: Sequence[Reader], crops: list[Crop]) -> dict[tuple, list[Group]]:
     """Return the crops in batches of one shape for each kind of input: members may differ in theirs."""
     batches: dict[tuple, list[Group]] = {}
-    for model in models:
-        if _input_kind(model) not in batches:
-            groups = make_groups(crops, model.settings, model.alphabet)
-            batches[_input_kind(model)] = [part for group in groups for part in split_group(group, LARGEST_BATCH)]
+    for model, name in readers:
+        if _input_kind(model, name) not in batches:
+            groups = make_groups([view(crop, name) for crop in crops], model.settings, model.alphabet)
+            batches[_input_kind(model, name)] = [part for group in groups for part in split_group(group, LARGEST_BATCH)]
     return batches
 
 
-def _input_kind(model: Recognizer) -> tuple[int, int, bool]:
+def _input_kind(model: Recognizer, name: str) -> tuple[str, int, int, bool]:
     """Return what decides how crops become tensors."""
-    return model.settings.short_side, model.settings.fixed_width, model.settings.grey
+    return name, model.settings.short_side, model.settings.fixed_width, model.settings.grey
 
 
 @torch.inference_mode()
@@ -218,7 +239,10 @@ def _candidates(model: Recognizer, seen: Seen, count: int) -> dict[int, list[tup
 def _scores(model: Recognizer, seen: Seen, unions: list[list[str]]) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
     for places, features in seen:
-        found.update(zip(places, model.score_from(features, [unions[place] for place in places]), strict=True))
+        strings = [unions[place] for place in places]
+        scored = zip(strings, model.score_from(features, strings), strict=True)
+        values = [with_stand_ins(texts, row, model.alphabet) for texts, row in scored]
+        found.update(zip(places, values, strict=True))
     return found
 
 
@@ -242,8 +266,8 @@ def save_candidates(path: Path, keys: Sequence[str], readings: Sequence[Reading]
     """Write N-best lists as JSON lines: ``{"img_path": ..., "candidates": [[text, log_probability], ...]}``."""
     lines = []
     for key, reading in zip(keys, readings, strict=True):
-        mean = reading.scores.mean(axis=0)
+        mean = finite_scores(reading.scores).mean(axis=0)
         order = np.argsort(-(mean if reading.prior is None else mean + reading.prior), kind="stable")
-        ranked = [[reading.strings[i], round(float(max(mean[i], -1e9)), 5)] for i in order]
+        ranked = [[reading.strings[i], round(float(mean[i]), 5)] for i in order]
         lines.append(json.dumps({"img_path": key, "candidates": ranked}, ensure_ascii=False))
     atomic_write_text(path, "\n".join(lines) + "\n")

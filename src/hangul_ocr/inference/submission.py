@@ -20,6 +20,8 @@ from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import HangulOcrError
 
 LOG_COLUMNS = ["time", "run", "commit", "cv", "cv_low", "cv_high", "public_score", "file", "sha256", "note"]
+#: Beside the submission: the rows that the former one had otherwise.
+CHANGES = "changes.csv"
 _BYTE_ORDER_MARK = "\ufeff"
 _log = logging.getLogger(__name__)
 
@@ -98,6 +100,64 @@ def log_submission(
         return
     whole = pd.DataFrame([*log.to_dict("records"), row], columns=log.columns, dtype=object)
     write_table(whole.fillna(""), log_path, encoding="utf-8-sig")
+
+
+def former_submission(path: Path) -> pd.DataFrame | None:
+    """Return the submission at ``path``; None if there is none, or none that can be read."""
+    try:
+        return read_table(path) if path.is_file() else None
+    except HangulOcrError:
+        return None
+
+
+def changed_rows(
+    before: pd.DataFrame | None, after: pd.DataFrame, competition: Competition, predictions: pd.DataFrame
+) -> pd.DataFrame | None:
+    """Return the rows whose text differs between two submissions, the least confident first.
+
+    Columns: the template's key, ``img_path``, ``before``, ``after``, ``confidence`` (if ``predictions`` have one). None
+    if there is none before, or one of other columns or rows (of another competition).
+    """
+    key, text = competition.template_key, competition.template_text
+    if before is None or list(before.columns) != list(after.columns) or list(before[key]) != list(after[key]):
+        return None
+    paths = competition.template_paths()
+    table = pd.DataFrame({key: after[key], "img_path": paths, "before": before[text], "after": after[text]})
+    if "confidence" in predictions:
+        pairs = zip(map(canonical_path, predictions["img_path"]), predictions["confidence"].astype(float), strict=True)
+        sure = dict(pairs)
+        table["confidence"] = [sure[canonical_path(path)] for path in paths]
+    changed = table.loc[table["before"] != table["after"]]
+    return changed.sort_values("confidence", kind="stable") if "confidence" in changed else changed
+
+
+def say_changes(changes: pd.DataFrame | None, path: Path, most: int = 5) -> None:
+    """Print how many rows of the submission at ``path`` are new, and the surest of them."""
+    if changes is None:
+        print(f"{path.name}: the first one, or of other rows than the former; nothing to compare it with")
+        return
+    print(f"{path.name}: {len(changes):,} rows differ from the former one" + (", the surest:" if len(changes) else ""))
+    for row in changes.iloc[::-1].head(most).to_dict("records"):
+        sure = f"  {100 * row['confidence']:.0f} %" if "confidence" in row else ""
+        print(f"  {next(iter(row.values()))}  {row['before']!r} -> {row['after']!r}{sure}")
+
+
+def leaderboard_table(log: pd.DataFrame) -> pd.DataFrame:
+    """Return the log's submissions that have a public score: both scores and what lies between them, in percent.
+
+    Columns: ``CV, %``, ``95 % interval``, ``public, %``, ``gap`` (points), ``inside the interval``; the run as index.
+    """
+    numbers = log[["cv", "cv_low", "cv_high", "public_score"]].apply(pd.to_numeric, errors="coerce") * 100
+    known = numbers.dropna()
+    cv, low, high, public = (known[name] for name in known.columns)
+    columns = {
+        "CV, %": cv.round(2),
+        "95 % interval": [f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)],
+        "public, %": public.round(2),
+        "gap": (public - cv).round(2),
+        "inside the interval": (public.between(low, high)).map({True: "yes", False: "no"}),
+    }
+    return pd.DataFrame(columns).set_index(pd.Index(log.loc[known.index, "run"], name="run"))
 
 
 def file_sha256(path: Path) -> str:
