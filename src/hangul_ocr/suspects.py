@@ -39,7 +39,7 @@ def find_suspects(run: Run, train: LmdbReader, least_confidence: float = LEAST_C
 def with_suspicion(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Return an error frame of the run's out-of-fold predictions with ``labels.rank_suspects``'s ``suspicion``.
 
-    Rows whose label nothing contradicts have none (nan).
+    Rows whose label nothing contradicts for sure have none (nan).
     """
     ranked = rank_suspects(frame, load_candidates(run.folder / OOF_CANDIDATES))
     return frame.assign(suspicion=frame["img_path"].map(ranked.set_index("img_path")["suspicion"]))
