@@ -492,7 +492,7 @@ def test_score_prints_every_metric_for_each_kind_of_font(trained, tmp_path, caps
 
 def test_suspects_become_corrections_and_decisions_are_not_overwritten(trained, tmp_path, capsys):
     out = tmp_path / "suspects.csv"
-    command = ["suspects", "--preset", "smoke", "--out", out, "--most", "6"]
+    command = ["suspects", "--preset", "smoke", "--out", out, "--most", "6", "--confidence", "0"]
     assert cli.main([str(part) for part in command]) == 0
     found = read_table(out)
     assert list(found.columns[:4]) == ["img_path", "text", "suggestion", "action"]

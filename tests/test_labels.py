@@ -79,6 +79,7 @@ def test_of_equal_odds_the_farther_label_is_more_suspicious():
 def test_without_lists_a_label_has_what_the_confidence_leaves_over():
     assert label_probability("가", 0.75, None) == (0.25, "")
     assert label_probability("가", 0.75, [("나", -0.1), ("다", -1e9)]) == (0.0, "")
-    found = rank_suspects(oof(("a", "가", "나", 0.2), ("b", "가", "나", 0.99), ("c", "가", "나", 0.0)))
-    assert found["img_path"].tolist() == ["b", "a", "c"]
+    table = oof(("a", "가", "나", 0.3), ("b", "가", "나", 0.99), ("c", "가", "나", 0.0))
+    assert rank_suspects(table)["img_path"].tolist() == ["b", "a"]
+    assert rank_suspects(table, least_confidence=0)["img_path"].tolist() == ["b", "a", "c"]
     assert rank_suspects(oof(("a", "가", "가", 1.0))).empty

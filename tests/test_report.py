@@ -20,6 +20,7 @@ from read_runs import read_run, workspace_in
 from hangul_ocr import error_report, results
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.evaluation import errors
+from hangul_ocr.evaluation.labels import LEAST_CONFIDENCE
 from hangul_ocr.evaluation.report import Report, by_interest, crop_uri, render
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.steps import Prepared
@@ -151,10 +152,12 @@ def test_predictions_edited_by_hand_are_refused_and_the_old_report_stays(read, t
     assert (tmp_path / "report.html").read_text() == "old"
 
 
-def test_each_contradicted_label_has_a_suspicion_and_the_page_ranks_by_it(read):
+def test_each_label_that_is_surely_contradicted_has_a_suspicion_and_the_page_ranks_by_it(read):
     run, prepared = read
     frame = error_report.read_errors(run, prepared)
-    assert (frame["suspicion"].notna() == ~frame["correct"]).all()
+    sure = frame["confidence"] >= LEAST_CONFIDENCE
+    assert (frame["suspicion"].notna() == (~frame["correct"] & sure & (frame["prediction"] != ""))).all()
+    assert frame["suspicion"].notna().sum() > 1
     report = error_report.error_report(frame, prepared.train, "mine")
     data = data_of(render(report))
     suspects = next(view["rows"] for view in data["views"] if view["name"] == "suspected label errors")

@@ -207,7 +207,7 @@ def suspects(options: argparse.Namespace) -> None:
     from hangul_ocr.suspects import SUSPECTS, find_suspects, show_suspects, write_suspects
 
     session = _session(options)
-    table = find_suspects(session.run, session.prepared.train).head(options.most)
+    table = find_suspects(session.run, session.prepared.train, options.confidence).head(options.most)
     path = write_suspects(table, options.out or session.run.folder / SUSPECTS)
     session.show(show_suspects(table, session.prepared.train), "suspects")
     print(
@@ -615,6 +615,8 @@ def _add_steps(commands: Any) -> None:
         if function is suspects:
             parser.add_argument("--most", type=_count, default=500, metavar="N", help="rows (default %(default)s)")
             parser.add_argument("--out", type=Path, metavar="FILE", help="default: suspects.csv in the run's folder")
+            text = "how sure the model must be, 0 to 1 (default %(default)s)"
+            parser.add_argument("--confidence", type=float, default=0.2, metavar="P", help=text)
         if function is train:
             parser.add_argument("--fold", type=int, metavar="K", help="this fold alone, from 0 (default: all)")
         if function in (pretrain, train):

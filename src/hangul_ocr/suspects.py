@@ -10,17 +10,17 @@ from matplotlib.figure import Figure
 
 from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.data.tables import read_table, write_table
-from hangul_ocr.evaluation.labels import rank_suspects
+from hangul_ocr.evaluation.labels import LEAST_CONFIDENCE, rank_suspects
 from hangul_ocr.evaluation.pictures import suspects_wall
 from hangul_ocr.exploration import crop_images
 from hangul_ocr.hangul import HangulOcrError
-from hangul_ocr.results import OOF_CANDIDATES, load_oof
+from hangul_ocr.results import OOF, OOF_CANDIDATES, load_oof
 from hangul_ocr.training.kfold import Run
 
 SUSPECTS = "suspects.csv"
 
 
-def find_suspects(run: Run, train: LmdbReader) -> pd.DataFrame:
+def find_suspects(run: Run, train: LmdbReader, least_confidence: float = LEAST_CONFIDENCE) -> pd.DataFrame:
     """Return ``labels.rank_suspects`` of a run's out-of-fold predictions; ``train`` is the store that they are of.
 
     Raises ``HangulOcrError`` if there are no predictions, or if the crops or their labels are others by now.
@@ -30,16 +30,16 @@ def find_suspects(run: Run, train: LmdbReader) -> pd.DataFrame:
     other = [row.img_path for row in oof.itertuples() if labels.get(row.img_path) != row.text]
     if other:
         raise HangulOcrError(
-            f"{run.folder / OOF_CANDIDATES}: of other crops or labels than {train.path} holds ({len(other):,}, first "
+            f"{run.folder / OOF}: of other crops or labels than {train.path} holds ({len(other):,}, first "
             f"{other[0]}); run notebook 05 or `hangul-ocr ensemble` again"
         )
-    return rank_suspects(oof, load_candidates(run.folder / OOF_CANDIDATES))
+    return rank_suspects(oof, load_candidates(run.folder / OOF_CANDIDATES), least_confidence)
 
 
 def with_suspicion(frame: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Return an error frame of the run's out-of-fold predictions with ``labels.rank_suspects``'s ``suspicion``.
 
-    Rows whose label nothing contradicts have none (nan).
+    Rows whose label nothing contradicts for sure have none (nan).
     """
     ranked = rank_suspects(frame, load_candidates(run.folder / OOF_CANDIDATES))
     return frame.assign(suspicion=frame["img_path"].map(ranked.set_index("img_path")["suspicion"]))

@@ -53,15 +53,15 @@ def open_extra(paths: Sequence[Path | str], alphabet: Alphabet, own: LmdbReader)
     repeated = [str(place) for place, count in Counter(places).items() if count > 1]
     if repeated:
         raise HangulOcrError(f"{repeated[0]}: named twice among the further LMDBs; name it once")
-    return [_opened(place, alphabet, own) for place in places]
+    known = _KnownCrops(own)
+    return [_opened(place, alphabet, known) for place in places]
 
 
-def _opened(place: Path, alphabet: Alphabet, own: LmdbReader) -> ExtraStore:
+def _opened(place: Path, alphabet: Alphabet, known: _KnownCrops) -> ExtraStore:
     if not place.exists():
         raise HangulOcrError(f"{place}: no LMDB there; write it with `hangul-ocr import`, or correct the path")
     reader, rows, left_out = LmdbReader(place), [], Counter()
     missing: set[str] = set()
-    known = _KnownCrops(own)
     for row, (text, meta) in enumerate(zip(reader.texts(), reader.metas(), strict=True)):
         outside = alphabet.missing(text)
         reason = label_fault(text) or (OUTSIDE if outside else OWN if known.has(reader, row, text, meta) else "")
@@ -75,23 +75,30 @@ def _opened(place: Path, alphabet: Alphabet, own: LmdbReader) -> ExtraStore:
 
 
 class _KnownCrops:
-    """The competition's crops: another store has one of them if its label and either its key or its bytes are equal."""
+    """The competition's crops: another store has one of them if two of label, key and bytes are equal.
+
+    One alone says little: two competitions may number their files alike, and labels repeat. Bytes are compared only
+    where label or key are equal, for reading all images of a large store would take as long as an epoch.
+    """
 
     def __init__(self, own: LmdbReader) -> None:
         self._own = own
-        self._by_text: dict[str, list[tuple[int, str]]] = {}
+        self._rows_of: dict[str, list[int]] = {}
+        self._row_of: dict[str, int] = {}
         for row, (key, text) in enumerate(zip(own.keys(), own.texts(), strict=True)):
-            self._by_text.setdefault(text, []).append((row, key))
+            self._rows_of.setdefault(text, []).append(row)
+            self._row_of[key] = row
 
     def has(self, reader: LmdbReader, row: int, text: str, meta: dict[str, Any]) -> bool:
         """Tell whether ``row`` of ``reader`` is one of them."""
-        alike = self._by_text.get(text)
+        same_text, same_key = self._rows_of.get(text, []), self._row_of.get(meta["key"])
+        if same_key in same_text:
+            return True
+        alike = [*same_text, *([] if same_key is None else [same_key])]
         if not alike:
             return False
-        if any(key == meta["key"] for _, key in alike):
-            return True
         image = reader.image_bytes(row)
-        return any(self._own.image_bytes(known) == image for known, _ in alike)
+        return any(self._own.image_bytes(known) == image for known in alike)
 
 
 class ChainedCrops:

@@ -40,8 +40,9 @@ SUSPECT_COLUMNS = [
     "fold",
 ]
 # On made crops with wrong labels among them (slips of a jamo, lost syllables, swapped rows), the odds alone found 66 %
-# of them in as many suspects, with this 71 %; the confidence alone 53 %.
+# of them in as many suspects, with this 70 %; the confidence alone 53 %.
 NEARNESS = 2.0
+LEAST_CONFIDENCE = 0.2
 _SMALLEST = 1e-12
 OWN_CHARACTERS = "the labels' own characters, each label against the others"
 # Narrow letters or two lines of text fill a crop twice and more; letter-spaced text a third of it.
@@ -167,17 +168,21 @@ def shares_along(flags: Mapping[str, Sequence[bool]], window: int | None = None)
 
 
 def rank_suspects(
-    oof: pd.DataFrame, candidates: Mapping[str, Sequence[tuple[str, float]]] | None = None
+    oof: pd.DataFrame,
+    candidates: Mapping[str, Sequence[tuple[str, float]]] | None = None,
+    least_confidence: float = LEAST_CONFIDENCE,
 ) -> pd.DataFrame:
     """Return the rows of an out-of-fold table whose label the model contradicts, most suspicious first.
 
     ``oof`` has ``img_path,text,prediction,confidence,fold``; ``candidates`` are the N-best lists by ``img_path``, each
     of strings with their log probability. ``suspicion`` is how many times likelier the prediction is than the label, as
     a natural logarithm, less ``NEARNESS`` times their likeness in jamo (0..1): what is nearly the same is what models
-    confuse themselves. A label outside the N-best is at most as likely as the last of them (without the list, as what
-    the confidence leaves over), and its ``label_rank`` is empty. ``action`` is empty, to be filled in.
+    confuse themselves. From a prediction less sure than ``least_confidence`` nothing follows. A label outside the
+    N-best is at most as likely as the last of them (without the list, as what the confidence leaves over), and its
+    ``label_rank`` is empty. ``action`` is empty, to be filled in.
     """
-    wrong = oof[(oof["text"] != oof["prediction"]) & (oof["prediction"] != "")]
+    sure = (oof["prediction"] != "") & (oof["confidence"] >= least_confidence)
+    wrong = oof[sure & (oof["text"] != oof["prediction"])]
     rows = [_suspect(row, (candidates or {}).get(row.img_path)) for row in wrong.itertuples()]
     table = pd.DataFrame(rows, columns=SUSPECT_COLUMNS)
     return table.sort_values(["suspicion", "img_path"], ascending=[False, True], kind="stable", ignore_index=True)

@@ -143,7 +143,7 @@ def suspects_wall(images: Sequence[np.ndarray], suspects: pd.DataFrame, columns:
         left, top, width, height = box
         _picture(sheet, image, box, None)
         _aligned_lines(sheet, align(row.text, row.suggestion), left - _GAP / 2, top + height + 0.08, width, None)
-        bound = "" if row.label_rank != "" else "under "
+        bound = "" if row.label_rank != "" and row.label_probability >= 0.0001 else "under "
         odds = f"read {_percent(row.confidence)}, label {bound}{_percent(row.label_probability)}"
         sheet.text(left + width / 2, top + height + 0.76, odds, ha="center", va="center", fontsize=7.5, color=GREY)
     return sheet.figure
@@ -174,6 +174,8 @@ def groups_wall(
 
 
 def _percent(share: float) -> str:
+    if share < 0.0001:
+        return "0.01 %"
     return f"{100 * share:.2g} %" if share < 0.01 else f"{100 * share:.0f} %"
 
 
