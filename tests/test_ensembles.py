@@ -227,10 +227,10 @@ def test_edited_files_are_refused(house):
     ("spoil", "told"),
     [
         (lambda oof: oof.iloc[3:], "3 rows missing, 0 repeated"),
-        (lambda oof: pd.concat([oof, oof.head(2)]), "0 rows missing, 2 repeated"),
+        (lambda oof: pd.concat([oof, oof.head(2)]), ".* more than once"),
         (lambda oof: oof.assign(text=["딴 말", *oof["text"][1:]]), "1 rows missing, 1 repeated, changed"),
-        (lambda oof: oof.drop(columns="fold"), "no column 'fold'"),
-        (lambda oof: oof.assign(confidence="sure"), "could not convert"),
+        (lambda oof: oof.drop(columns="fold"), "no column fold"),
+        (lambda oof: oof.assign(confidence="sure"), ".* which is none"),
         (lambda oof: oof.iloc[:0], "no rows"),
     ],
 )

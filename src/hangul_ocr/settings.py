@@ -356,6 +356,7 @@ PRESETS: dict[str, Settings] = {
         model=SHIPPED,
         pretraining=_SHORT_PRETRAINING,
         fine_tuning=_SHORT_FINE_TUNING,
+        start="shipped",
     ),
     # The same from noise: twenty minutes.
     "scratch": Settings(
