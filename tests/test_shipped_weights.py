@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hangul_ocr.hangul import ASCII, ksx1001_syllables
+from hangul_ocr.data.batches import batch_shape
+from hangul_ocr.hangul import ASCII, HangulOcrError, ksx1001_syllables
 from hangul_ocr.inference.predict import read_crops
 from hangul_ocr.models.checkpoint import load_model, read_header
-from hangul_ocr.settings import SHIPPED, preset
+from hangul_ocr.settings import SHIPPED, ModelSettings, preset
 from hangul_ocr.synthesis.fonts import find_fonts
 from hangul_ocr.synthesis.renderer import Renderer
 from hangul_ocr.synthesis.stream import SyntheticCrops
@@ -50,3 +51,12 @@ def test_they_read_plain_words(vertical, least):
     texts = [source.crop(i, np.random.default_rng(0)).text for i in range(len(source))]
     right = [reading.strings[0] == text for reading, text in zip(readings, texts, strict=True)]
     assert np.mean(right) >= least
+
+
+def test_a_stretch_draws_crops_out_along_their_text():
+    stretched = ModelSettings(stretch=1.2)
+    assert batch_shape(96, 32, ModelSettings()) == (32, 96)
+    assert batch_shape(96, 32, stretched) == (32, 112)
+    assert batch_shape(32, 96, stretched) == (112, 32)
+    with pytest.raises(HangulOcrError, match=r"stretch.*from 0\.5 to 4"):
+        ModelSettings(stretch=0.0)

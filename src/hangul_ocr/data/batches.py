@@ -52,7 +52,7 @@ def batch_shape(width: int, height: int, model: ModelSettings) -> tuple[int, int
         return short_side, model.fixed_width
     tall = height > TALL * width
     ratio = max(height, width) / min(height, width) if tall or width > height else 1.0
-    nearest = min(RATIOS, key=lambda r: abs(np.log(r / ratio)))
+    nearest = min(RATIOS, key=lambda r: abs(np.log(r / (ratio * model.stretch))))
     long_side = int(nearest * short_side)
     return (long_side, short_side) if tall else (short_side, long_side)
 

@@ -218,9 +218,10 @@ def _batches(readers: Sequence[Reader], crops: list[Crop]) -> dict[tuple, list[G
     return batches
 
 
-def _input_kind(model: Recognizer, name: str) -> tuple[str, int, int, bool]:
+def _input_kind(model: Recognizer, name: str) -> tuple:
     """Return what decides how crops become tensors."""
-    return name, model.settings.short_side, model.settings.fixed_width, model.settings.grey
+    settings = model.settings
+    return name, settings.short_side, settings.stretch, settings.fixed_width, settings.grey
 
 
 @torch.inference_mode()
