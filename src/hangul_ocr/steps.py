@@ -663,6 +663,7 @@ def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
 
 
 def require_test(prepared: Prepared) -> LmdbReader:
+    """Return the store of the test crops. Raises ``HangulOcrError`` for a competition without a test.csv."""
     if prepared.test is None:
         raise HangulOcrError(f"{prepared.competition.folder / 'test.csv'}: not found; put the competition's file there")
     return prepared.test
