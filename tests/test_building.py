@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ import lmdb
 import pytest
 from conftest import crop_png
 from data_sets import outdoor_json, photograph, write
+from tqdm.auto import tqdm
 
 from hangul_ocr import cli
 from hangul_ocr.data import building, lmdb_writer, workers
@@ -214,8 +216,21 @@ def test_a_store_replaces_one_of_other_shards(tmp_path: Path, shards: tuple[int,
 # --- kills and other ends
 
 
+def _forked(work: Callable[[], None]) -> multiprocessing.Process:
+    """Start ``work`` in a process of its own, which costs no imports."""
+
+    def run() -> None:
+        # tqdm's lock is shared with the parent: a child that is killed while it holds it would keep it for ever.
+        tqdm.set_lock(threading.RLock())
+        work()
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    return child
+
+
 def _build_in_child(path: Path, plan: Callable[[], Iterator[Planned]], shards: int) -> multiprocessing.Process:
-    """Begin a build that commits often in a process of its own, which costs no imports."""
+    """Begin a build that commits often in a process of its own."""
 
     def build() -> None:
         lmdb_writer._BATCH_BYTES = 1 << 14
@@ -223,9 +238,7 @@ def _build_in_child(path: Path, plan: Callable[[], Iterator[Planned]], shards: i
         workers._CALL = workers._CALLS = 4
         build_lmdb(path, plan, SETTINGS, settings={}, workers=THREADS, shards=shards)
 
-    child = multiprocessing.get_context("fork").Process(target=build)
-    child.start()
-    return child
+    return _forked(build)
 
 
 def _pieces_committed(aside: Path, plan: Callable[[], Iterator[Planned]]) -> int:
@@ -283,8 +296,7 @@ def test_killed_within_a_commit(tmp_path: Path, moment: int) -> None:
         lmdb_writer.StoreWriter._append_left_out = counted(lmdb_writer.StoreWriter._append_left_out)
         build_lmdb(tmp_path / "s", pieces(60), SETTINGS, settings={}, workers=Workers(1), shards=2)
 
-    child = multiprocessing.get_context("fork").Process(target=build)
-    child.start()
+    child = _forked(build)
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert _pieces_committed(tmp_path / "s.tmp", pieces(60)) > 0
