@@ -1,9 +1,9 @@
 """What CTC learns from, with one pass over the whole alphabet forward and one backward.
 
-With thousands of classes PyTorch's own chain (log-softmax, CTC over the full grid, gathers) reads and writes the grid
-(N, T, classes) nine times, and that is a fifth of a training step on a CPU. But a label touches a handful of classes:
-CTC runs here on those columns alone, and the gradient is put together once, as probabilities minus what the label
-explains (Graves et al., ICML 2006, equation 16).
+With thousands of classes PyTorch's own chain (log-softmax, CTC over the full grid, gathers) passes over the grid
+(N, T, classes) again and again. But a label touches a handful of classes: CTC runs here on those columns alone, and the
+gradient is put together once, as probabilities minus what the label explains (Graves et al., ICML 2006, equation 16).
+What it saves is in benchmarks/LOG.md.
 """
 
 from __future__ import annotations
