@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 from hangul_ocr.data.folds import difference_hash
 from hangul_ocr.data.images import UnreadableImage, decode_image, image_size
 from hangul_ocr.data.lmdb_store import LmdbReader
+from hangul_ocr.workspace import cpu_count
 
 COLUMNS = ["width", "height", "brightness", "contrast", "hash", "fault"]
 
@@ -26,7 +26,7 @@ def survey_files(files: Sequence[Path | None]) -> pd.DataFrame:
     :func:`folds.difference_hash`. A file that is missing (None) or cannot be read has zeros and its ``fault``.
     """
     numbers = tqdm(files, desc="look at crops", unit="crop")
-    threads = min(8, os.cpu_count() or 1)
+    threads = min(8, cpu_count())
     rows = Parallel(n_jobs=threads, prefer="threads", batch_size=64)(delayed(_look)(file) for file in numbers)
     return pd.DataFrame(rows, columns=COLUMNS).astype({"hash": np.uint64})
 
