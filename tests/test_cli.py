@@ -26,6 +26,7 @@ from hangul_ocr.suspects import load_candidates
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.training.kfold import learning_history, load_run
 from hangul_ocr.weights import CURVE, WEIGHTS
+from hangul_ocr.workspace import find_workspace
 
 STEPS = (
     "sample-competition",
@@ -258,19 +259,17 @@ def test_submission_from_outdated_predictions_is_refused(trained, capsys):
     assert submission.stat().st_mtime_ns == before
 
 
-def test_a_damaged_run_is_left_aside_with_a_warning(trained, tmp_path, capsys):
+def test_a_damaged_run_is_left_aside_with_a_warning(trained, capsys):
     damaged = trained / "output" / "runs" / "damaged"
     damaged.mkdir()
     (damaged / "settings.json").write_text('{"colour": 1}', encoding="utf-8")
-    (tmp_path / "a.png").write_bytes(crop_png(1))
     try:
-        assert cli.main(["predict", str(tmp_path / "a.png"), "--csv", str(tmp_path / "out.csv")]) == 0
+        found = steps.finished_runs(find_workspace())
     finally:
         (damaged / "settings.json").unlink()
         damaged.rmdir()
-    shown = capsys.readouterr()
-    assert "warning: run damaged is left aside" in shown.err
-    assert "by run smoke-sample" in shown.out
+    assert "warning: run damaged is left aside" in capsys.readouterr().err
+    assert "smoke-sample" in [run.folder.name for run in found]
 
 
 def test_validate_makes_no_sample_competition(workspace, tmp_path, capsys):
@@ -285,11 +284,13 @@ def test_seed_replaces_that_of_a_settings_file(tmp_path, capsys):
         assert json.loads(capsys.readouterr().out)["seed"] == seed
 
 
-def test_no_run_to_predict_with(workspace, capsys):
+def test_nothing_to_predict_with(workspace, tmp_path, capsys, monkeypatch):
     (workspace / "a.png").write_bytes(crop_png(1))
     arguments = ("predict", workspace / "a.png", "--csv", workspace / "out.csv")
-    assert "no finished run; train one with `hangul-ocr run`" in error_of(capsys, *arguments)
     assert "not a run folder" in error_of(capsys, *arguments, "--run", "ghost")
+    monkeypatch.setattr(weights, "FOLDER", tmp_path)
+    assert "install the whole package" in error_of(capsys, *arguments)
+    assert not (workspace / "out.csv").exists()
 
 
 def test_full_disk_keeps_the_former_file(trained, tmp_path, capsys, monkeypatch):
@@ -377,8 +378,7 @@ def shipped(trained: Path, tmp_path: Path, monkeypatch, capsys) -> Path:
     run, folder = trained / "output" / "runs" / "smoke-sample", tmp_path / "weights"
     assert cli.main(["export-weights", str(run / "pretraining/best.safetensors"), "--out", str(folder / WEIGHTS)]) == 0
     shutil.copy(run / "pretraining" / "metrics.csv", folder / CURVE)
-    for module in (weights, steps):
-        monkeypatch.setattr(module, "FOLDER", folder)
+    monkeypatch.setattr(weights, "FOLDER", folder)
     cli.main(["settings", "--preset", "smoke"])
     values = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))
     (tmp_path / "mine.json").write_text(json.dumps(values | {"start": "shipped"}), encoding="utf-8")

@@ -658,7 +658,7 @@ def _add_predict(commands: Any) -> None:
         "--run",
         default="",
         metavar="RUN",
-        help="the run whose models read (default: the weights that ship, else the newest run)",
+        help="the run whose models read (default: the weights that ship)",
     )
     parser.add_argument("--n-best", type=Path, metavar="OUT", help="JSON lines with each image's likeliest strings")
     text = "strings to weigh (default 5; 1, the fastest, with a single model and no --n-best)"

@@ -79,7 +79,7 @@ from hangul_ocr.training.kfold import (
     train_fold,
 )
 from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult
-from hangul_ocr.weights import FOLDER, WEIGHTS, shipped_weights
+from hangul_ocr.weights import shipped_weights
 from hangul_ocr.workspace import (
     Workspace,
     atomic_write_json,
@@ -302,26 +302,14 @@ def _newest_weights(run: Run) -> float:
     return max(path.stat().st_mtime for path in run.fold_checkpoints())
 
 
-def choose_run(workspace: Workspace, name: str = "") -> Run:
-    """Return the run ``name``, or the newest finished one. Raises ``HangulOcrError`` if there is none."""
-    if name:
-        return load_run(workspace.output / "runs" / name)
-    runs = finished_runs(workspace)
-    if not runs:
-        raise HangulOcrError(
-            f"{workspace.output / 'runs'}: no finished run; train one with `hangul-ocr run`, or name one with --run"
-        )
-    return runs[0]
-
-
 def choose_readers(workspace: Workspace, name: str = "") -> tuple[str, list[Recognizer], Fusion | None]:
     """Return who reads crops of any origin: what to call them, the models, and what is weighed in.
 
     These are the folds of the run ``name`` or, where none is named, the weights that ship.
     """
-    if not name and (FOLDER / WEIGHTS).is_file():
+    if not name:
         return "the weights that ship", [load_model(shipped_weights())], None
-    run = choose_run(workspace, name)
+    run = load_run(workspace.output / "runs" / name)
     return f"run {run.folder.name}", load_folds_models(run), load_fusion(run.settings.decoding, run.folder)
 
 
