@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 
 from hangul_ocr.synthesis.fonts import find_fonts
 from hangul_ocr.synthesis.renderer import Renderer
-from hangul_ocr.synthesis.stream import SHORT_SIDE, TALL_SHARE
+from hangul_ocr.synthesis.stream import SHORT_SIDE
 from hangul_ocr.synthesis.style import EFFECTS, Style
 from hangul_ocr.synthesis.words import TRAINING, WordSource, load_words
 from hangul_ocr.workspace import atomic_write_text, describe_device
@@ -42,7 +42,7 @@ def drawers(effects: bool) -> dict[str, Callable[[int], object]]:
         styles |= {effect: styles["plain"].only(effect) for effect in EFFECTS}
     else:
         signs = Style.signs(SHORT_SIDE)
-        styles |= {"signs": replace(signs, clean=0.0), "stream": replace(signs, vertical=TALL_SHARE)}
+        styles |= {"signs": replace(signs, clean=0.0), "stream": Style.lessons(SHORT_SIDE)}
     renderers = {name: Renderer(faces, words, style, seed=1) for name, style in styles.items()}
     fonts = [face.load(40) for face in faces]
 

@@ -202,6 +202,17 @@ def ensemble(options: argparse.Namespace) -> None:
     print(f"{several.folder / results.TEST_PREDICTIONS}: {len(predictions):,} predictions")
 
 
+def soup(options: argparse.Namespace) -> None:
+    """Average the weights of runs that began alike into a new run, and keep it if it reads more crops out-of-fold."""
+    from hangul_ocr import soups
+    from hangul_ocr.steps import open_competition, prepare
+
+    workspace = _workspace()
+    competition = open_competition(workspace, _absolute(options.data), make_sample=False)
+    prepared = prepare(competition, workspace, _kept_settings(workspace, options.runs))
+    print("\n".join(soups.describe(soups.make_soup(workspace, prepared, options.runs, options.name))))
+
+
 def suspects(options: argparse.Namespace) -> None:
     """Rank the labels that the out-of-fold predictions contradict, as a table to decide on and a wall of pictures."""
     from hangul_ocr.suspects import SUSPECTS, find_suspects, show_suspects, write_suspects
@@ -513,6 +524,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_steps(commands)
     _add_report(commands)
     _add_compare(commands)
+    _add_soup(commands)
     _add_validate(commands)
     _add_upload(commands)
     _add_predict(commands)
@@ -640,6 +652,14 @@ def _add_compare(commands: Any) -> None:
     _add_data(parser)
     text = "folder for the pictures (default: output/figures)"
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
+
+
+def _add_soup(commands: Any) -> None:
+    parser = _command(commands, soup, "soup quick-sample slower-sample --name soup")
+    text = "runs of the same network, folds and starting weights, trained with other rates, steps or augmentation"
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=text)
+    parser.add_argument("--name", default="soup", metavar="NAME", help="the new run's name (default %(default)s)")
+    _add_data(parser)
 
 
 def _add_validate(commands: Any) -> None:

@@ -92,6 +92,8 @@ from hangul_ocr.workspace import (
 
 #: Beside a fold's weights: which weights it began from.
 START = "init_from.json"
+#: In a run folder: the runs whose mean its weights are (:mod:`soups`).
+SOUP = "soup.json"
 #: Beside a stage's weights: the further LMDBs that it learns from.
 EXTRA = "extra_lmdbs.json"
 
@@ -292,7 +294,9 @@ def _unfinished_folds(run: Run) -> list[int]:
 def _say_what_is_unfinished(run: Run) -> None:
     trained, stage = trained_folds(run), run.settings.fine_tuning
     missing = sorted(set(range(run.settings.trained_folds)) - set(trained))
-    partly = [k for k in trained if finished_stage(run.fold_folder(k), stage) is None]
+    # A mean of other runs has no state of a training, nor has a folder that somebody tidied up.
+    begun = [k for k in trained if (run.fold_folder(k) / LAST).is_file()]
+    partly = [k for k in begun if finished_stage(run.fold_folder(k), stage) is None]
     for folds, what in ((missing, "not trained, left out"), (partly, "not trained to the end, read as they are")):
         if folds:
             print(f"run {run.folder.name}: folds {what}: {', '.join(map(str, folds))}")
@@ -423,6 +427,8 @@ def train_run(
 def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, deadline: float | None) -> StageResult:
     if not 0 <= fold < run.settings.folds:
         raise HangulOcrError(f"fold {fold}: the settings have folds 0 to {run.settings.folds - 1}; name one of these")
+    if (run.folder / SOUP).is_file():
+        raise HangulOcrError(f"{run.folder}: a mean of other runs, which is not trained; name another run")
     stage, folder = run.settings.fine_tuning, run.fold_folder(fold)
     if init_from is not None:
         _require_same_start(folder, init_from)

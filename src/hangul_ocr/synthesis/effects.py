@@ -150,6 +150,36 @@ def rippled(rng: np.random.Generator, mask: np.ndarray, reach: float, cell: floa
     return cv2.remap(mask, across, down, cv2.INTER_LINEAR)
 
 
+def dotted(rng: np.random.Generator, mask: np.ndarray, size: int) -> np.ndarray:
+    """Return ``mask``, ``size`` pixels an em, as a matrix of round dots: boards of lamps, dates printed by jets."""
+    pitch = size / rng.uniform(14, 22)
+    height, width = mask.shape
+    rows, columns = max(1, round(height / pitch)), max(1, round(width / pitch))
+    cells = cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_AREA)
+    cells = cv2.resize(
+        np.where(cells > 90, mask.max(), 0).astype(np.uint8), (width, height), None, 0, 0, cv2.INTER_NEAREST
+    )
+    across, down = _from_middle(width, columns), _from_middle(height, rows)
+    radius = rng.uniform(0.4, 0.62)
+    dots = np.clip((radius - np.hypot(across[None, :], down[:, None])) * np.float32(pitch) + 0.5, 0, 1)
+    return (cells * dots).astype(np.uint8)
+
+
+def _from_middle(pixels: int, cells: int) -> np.ndarray:
+    """Return how far each of ``pixels`` lies from the middle of its cell, in cells."""
+    return ((np.arange(pixels, dtype=np.float32) + 0.5) * np.float32(cells / pixels)) % 1 - np.float32(0.5)
+
+
+def woven(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Return the image as threads show it, over and under each other: labels in clothes, banners, awnings."""
+    height, width = image.shape[:2]
+    pitch = max(1.6, min(height, width) * rng.uniform(0.04, 0.12))
+    across = np.sin(np.arange(width, dtype=np.float32) * np.float32(2 * np.pi / pitch))
+    down = np.sin(np.arange(height, dtype=np.float32) * np.float32(2 * np.pi / pitch))
+    threads = 1 + down[:, None] * across[None, :] * np.float32(rng.uniform(0.1, 0.35))
+    return cv2.multiply(image, _grey(threads))
+
+
 def blurred(rng: np.random.Generator, image: np.ndarray, strength: float) -> np.ndarray:
     """Return the image out of focus or, one time in three, moved; ``strength`` in pixels for the height of 48."""
     reach = strength * min(image.shape[:2]) / 48

@@ -168,7 +168,7 @@ def _two_lines(text: str) -> tuple[str, ...]:
 
 
 def _restyled(mask: np.ndarray, size: int, style: Style, rng: np.random.Generator) -> np.ndarray:
-    """Return the text's mask bolder, thinner or rippled, so that few fonts look like many.
+    """Return the text's mask bolder, thinner, rippled or of dots, so that few fonts look like many.
 
     Ripples move a character by a few hundredths of an em; its centre is left as it was.
     """
@@ -176,6 +176,9 @@ def _restyled(mask: np.ndarray, size: int, style: Style, rng: np.random.Generato
         mask = effects.reweighted(mask, rng.uniform(*style.weight))
     if rng.random() < style.ripple:
         mask = effects.rippled(rng, mask, size * rng.uniform(0.02, 0.06), size * rng.uniform(0.3, 0.8))
+    # Nothing is drawn from ``rng`` where there are none: the sample competition stays as it is.
+    if style.dots and rng.random() < style.dots:
+        mask = effects.dotted(rng, mask, size)
     return mask
 
 

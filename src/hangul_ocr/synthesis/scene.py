@@ -153,6 +153,8 @@ def _with_rim(image: np.ndarray, mask: np.ndarray, text: np.ndarray, rng: np.ran
 def photograph(image: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
     """Return the photograph of the scene, (H, W, 3) uint8: what is in the way, light, lens, sensor, compression."""
     occlusion, reflection, relight, night, soft, grain, jpeg = rng.random(7).tolist()
+    if style.weave and rng.random() < style.weave:
+        image = effects.woven(rng, image)
     if occlusion < style.occlusion:
         effects.occlude(rng, image)
     if reflection < style.reflection:

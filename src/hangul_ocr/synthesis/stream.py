@@ -15,8 +15,6 @@ from hangul_ocr.synthesis.words import COMPETITION
 
 # Training squeezes every crop to the network's short side, so larger ones would only cost time.
 SHORT_SIDE = (28, 44)
-# Text that runs down is learnt more slowly than its share of the crops would allow.
-TALL_SHARE = 0.25
 VALIDATION_START = 1 << 40
 
 
@@ -43,7 +41,6 @@ def synthetic_sources(
     Beside a sample competition the stream leaves out the test's words and font family (``training_stream_sources``).
     """
     faces, words = training_stream_sources(competition)
-    style = replace(Style.signs(short_side), vertical=TALL_SHARE)
-    stream = Renderer(faces, words, style, seed)
+    stream = Renderer(faces, words, Style.lessons(short_side), seed)
     held_out = Renderer(faces, replace(words, mix=COMPETITION), Style.signs(), seed)
     return SyntheticCrops(stream), SyntheticCrops(held_out, VALIDATION_START, validation)

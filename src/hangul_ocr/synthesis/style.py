@@ -55,6 +55,8 @@ class Style:
     grain_strength: float = 14.0
     low_resolution: float = 0.25
     jpeg: float = 0.35
+    dots: float = 0.0  # off, as the next: the sample competition has neither
+    weave: float = 0.0
     jpeg_quality: tuple[int, int] = (25, 90)
 
     @classmethod
@@ -67,6 +69,15 @@ class Style:
     def signs(cls, short_side: tuple[int, int] = (24, 120)) -> Style:
         """Return photographed signs and covers: everything on, as in the competition."""
         return cls(short_side=short_side)
+
+    @classmethod
+    def lessons(cls, short_side: tuple[int, int]) -> Style:
+        """Return what a recogniser learns from: signs, and what is harder than most of them, more often.
+
+        Text that runs down is learnt more slowly than its share of the crops would allow. Packaging adds letters of
+        dots, woven labels, and spaces narrower than the font's.
+        """
+        return cls(short_side=short_side, vertical=0.25, space=(0.5, 1.5), dots=0.03, weave=0.05)
 
     def only(self, effect: str) -> Style:
         """Return this style with ``effect`` on every crop and every other effect off."""

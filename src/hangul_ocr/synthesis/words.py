@@ -98,7 +98,7 @@ class Mix:
 
 
 COMPETITION = Mix()
-TRAINING = Mix(syllables=0.22, phrases=0.22, joined=0.03, numbers=0.07, latin=0.06)
+TRAINING = Mix(syllables=0.16, phrases=0.3, joined=0.03, numbers=0.09, latin=0.1)
 
 
 @dataclass(frozen=True)
