@@ -233,6 +233,14 @@ def test_wild_words_become_crops(tmp_path: Path) -> None:
     assert reasons(left_out) == {"ignored": 1}
 
 
+def test_a_photograph_of_another_type_is_not_taken(tmp_path: Path) -> None:
+    entries = [wild_entry(7, 1, "가나", [100, 50, 220, 80])]
+    files = {"Goods/0A1B.jpg": photograph(patches={(100, 50, 220, 80): RED})}
+    samples, left_out = taken("aihub-wild", wild(tmp_path, [wild_image(1, "0A1B.jpg")], entries, files))
+    assert samples == {}
+    assert reasons(left_out)["missing image"] == 1
+
+
 @pytest.mark.parametrize("linked", [True, False])
 def test_tilted_wild_words_are_rebuilt_from_their_characters(tmp_path: Path, linked: bool) -> None:
     pixels = np.full((300, 400, 3), 128, np.uint8)

@@ -506,3 +506,11 @@ def test_what_is_left_out_does_not_pile_up_in_memory(tmp_path: Path) -> None:
     assert manifest.left_out["missing image"] == 60_000
     assert os.path.getsize(tmp_path / "s" / "left_out.csv") > 18_000_000
     assert peak < 45_000_000
+
+
+def test_a_store_at_the_folder_one_stands_in(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    build_lmdb(Path("."), pieces(4), ImportSettings(), settings={})
+    with LmdbReader(tmp_path / "here") as reader:
+        assert len(reader) > 4

@@ -490,6 +490,12 @@ def test_score_prints_every_metric_for_each_kind_of_font(trained, tmp_path, caps
     assert "img_path" in error_of(capsys, "score", tmp_path / "other.csv", answers)
 
 
+def test_lists_of_candidates_may_hold_any_line_separator(tmp_path):
+    row = {"img_path": "a.png", "candidates": [["가\u2028나", -0.5]]}
+    (tmp_path / "lists.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert load_candidates(tmp_path / "lists.jsonl") == {"a.png": [("가\u2028나", -0.5)]}
+
+
 def test_suspects_become_corrections_and_decisions_are_not_overwritten(trained, tmp_path, capsys):
     out = tmp_path / "suspects.csv"
     command = ["suspects", "--preset", "smoke", "--out", out, "--most", "6", "--confidence", "0"]

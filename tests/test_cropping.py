@@ -233,6 +233,8 @@ def test_a_tilted_box_begins_at_its_top_left_wherever_it_was_begun() -> None:
     quad = np.array([[10, 20], [90, 50], [80, 80], [0, 50]])
     for begin in range(4):
         assert parse_box(np.roll(quad, begin, axis=0).tolist()).tolist() == quad.tolist()
+        # Some annotators go round the other way.
+        assert parse_box(np.roll(quad[::-1], begin, axis=0).tolist()).tolist() == quad.tolist()
     crossed = [[0, 0], [40, 30], [40, 0], [0, 35]]
     assert parse_box(json.loads(json.dumps(crossed))).tolist() == rectangle(0, 0, 40, 35).tolist()
 
@@ -257,6 +259,8 @@ def test_level_and_stacked_words_keep_their_own_box() -> None:
     assert quad_of_characters(np.array([[0, 0, 30, 30], [35, 2, 30, 30]])) is None
     assert quad_of_characters(np.array([[0, 0, 30, 30], [1, 35, 30, 30]])) is None
     assert quad_of_characters(np.array([[0, 0, 30, 30]])) is None
+    assert quad_of_characters(np.array([[0, 0, 86, 86], [90, 60, 11, 26]])) is None  # a comma
+    assert quad_of_characters(np.array([[0, 0, 40, 40], [44, 0, 6, 10]])) is None  # a quotation mark
     assert quad_of_characters(np.array([[0, 0, 30, 30], [0, 0, 30, 30]])) is None
 
 

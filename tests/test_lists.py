@@ -97,6 +97,25 @@ def test_several_lists_of_one_folder(tmp_path: Path) -> None:
     assert texts("list", folder) == {"set/1.png": "가", "set/2.png": "나"}
 
 
+def test_lists_in_folders_of_one_name_keep_their_crops_apart(tmp_path: Path) -> None:
+    lists = []
+    for number, part in enumerate(("one", "two")):
+        folder = tmp_path / part / "train"
+        write(folder / "1.png", crop_png(number))
+        write(folder / "gt.txt", f"1.png\t{'가나'[number]}\n")
+        lists.append(folder / "gt.txt")
+    assert texts("list", *lists) == {"one/train/1.png": "가", "two/train/1.png": "나"}
+
+
+def test_a_list_that_nobody_can_read_is_told(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "1.png")
+    write(folder / "gt.txt", "1.png\t가\n")
+    write(folder / "other.txt", b"1.png\t\xff\xff\n")
+    samples, left_out = taken("list", folder)
+    assert len(samples) == 1
+    assert ("set/other.txt:1", "undecodable line") in {(record.key, record.reason) for record in left_out}
+
+
 def test_paddles_labels_for_detection_are_not_taken_for_words(tmp_path: Path) -> None:
     folder = crops(tmp_path / "set", "1.png", "2.png")
     write(folder / "Label.txt", '1.png\t[{"transcription": "가", "points": [[0,0],[1,0],[1,1],[0,1]]}]\n2.png\t나\n')

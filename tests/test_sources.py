@@ -20,6 +20,7 @@ from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.planning import ImportSettings
 from hangul_ocr.data.sample import LeftOut, Sample
 from hangul_ocr.data.sources import SOURCES, import_samples, plan
+from hangul_ocr.data.survey import survey_store
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import HangulOcrError
 
@@ -46,6 +47,14 @@ def test_several_competitions_keep_their_crops_apart(mini_competition: Path, tmp
     shutil.copytree(mini_competition, tmp_path / "other" / "mini")
     samples, _ = taken("dacon", mini_competition, tmp_path / "other" / "mini")
     assert len(samples) == 48
+
+
+def test_a_look_at_a_store_passes_over_records_that_cannot_be_read(tmp_path: Path, capsys) -> None:
+    records = [(crop_png(1), "글".encode()), (b"none", b"b"), (crop_png(3), b"\xb0\xa1"), (None, b"a")]
+    write_clova(tmp_path / "MJ", records)
+    with LmdbReader(tmp_path / "MJ") as reader:
+        assert survey_store(reader, range(4))["text"].tolist() == ["글"]
+    assert "3 of 4 records cannot be read" in capsys.readouterr().out
 
 
 def test_clovas_lmdbs_are_a_source(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def load_candidates(path: Path) -> dict[str, list[tuple[str, float]]]:
     if not path.is_file():
         return {}
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return {row["img_path"]: [(text, float(score)) for text, score in row["candidates"]] for row in rows}
     except (ValueError, KeyError, TypeError):
         raise HangulOcrError(f"{path}: no N-best lists; run notebook 05 or `hangul-ocr ensemble` again") from None

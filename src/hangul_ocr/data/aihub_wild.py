@@ -44,7 +44,10 @@ def plan_wild(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plann
 
 
 def _photograph(records: ImageRecords, images: FileIndex, table: StoredFile) -> Iterator[Planned]:
-    image = images.find(records.name, near=table.name, folders=FOLDERS.get(records.kind.lower(), ()))
+    folders = FOLDERS.get(records.kind.lower(), ())
+    # Types use the same file names: of one that was not fetched, another's photograph would be taken.
+    foreign = [name for names in FOLDERS.values() for name in names] if folders else []
+    image = images.find(records.name, near=table.name, folders=folders, foreign=foreign)
     name = image.path if isinstance(image, StoredFile) else f"{table.path}/{records.name}"
     regions = []
     for item in _words(name, records):

@@ -148,15 +148,18 @@ class FileIndex:
         for file in self.files:
             self._by_stem.setdefault(file.stem.casefold(), []).append(file)
 
-    def find(self, name: str, near: str = "", folders: Sequence[str] = ()) -> StoredFile | str:
+    def find(
+        self, name: str, near: str = "", folders: Sequence[str] = (), foreign: Sequence[str] = ()
+    ) -> StoredFile | str:
         """Return the file called ``name`` (a suffix counts only between several), or the reason why there is none.
 
-        Of several, the one in one of ``folders`` is meant, then the one whose path shares most folders with ``near``;
-        files with one content are one. The reasons are ``missing image`` and ``ambiguous image``.
+        One in a ``foreign`` folder is never meant, unless it lies in one of ``folders`` too. Of several, the one in one
+        of ``folders`` is, then the one whose path shares most folders with ``near``; files with one content are one.
+        The reasons are ``missing image`` and ``ambiguous image``.
         """
         base = posixpath.basename(normalise(name).replace("\\", "/"))
         stem = _without_suffix(base).casefold()
-        found = self._by_stem.get(stem, [])
+        found = [file for file in self._by_stem.get(stem, []) if not _is_foreign(file, folders, foreign)]
         same = [file for file in found if posixpath.basename(file.name).casefold() == base.casefold()]
         best = _nearest(same or found, near, folders)
         self._found.update(best)
@@ -389,12 +392,19 @@ def _why_no_archive(place: str, error: Exception) -> str:
 
 def _nearest(files: list[StoredFile], near: str, folders: Sequence[str]) -> list[StoredFile]:
     if len(files) > 1 and folders:
-        wanted = {folder.casefold() for folder in folders}
-        files = [file for file in files if wanted & set(file.name.casefold().split("/")[:-1])] or files
+        files = [file for file in files if _lies_in(file, folders)] or files
     if len(files) > 1 and near:
         shared = [_shared_folders(file.name, near) for file in files]
         files = [file for file, count in zip(files, shared, strict=True) if count == max(shared)]
     return files
+
+
+def _is_foreign(file: StoredFile, folders: Sequence[str], foreign: Sequence[str]) -> bool:
+    return _lies_in(file, foreign) and not _lies_in(file, folders)
+
+
+def _lies_in(file: StoredFile, folders: Sequence[str]) -> bool:
+    return bool({folder.casefold() for folder in folders} & set(file.name.casefold().split("/")[:-1]))
 
 
 def _shared_folders(one: str, other: str) -> int:

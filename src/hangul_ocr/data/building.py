@@ -56,6 +56,7 @@ def build_lmdb(
     on the way; the manifest tells what became of each. Raises ``HangulOcrError`` for a full disk, workers that die,
     nothing kept, a foreign folder at ``path``, and whatever ``plan`` says.
     """
+    path = Path(path).absolute()  # "." has no name to put a store beside
     refuse_foreign(path)
     aside, workers = place_aside(path), workers or Workers()
     with explained(path, _GO_ON):

@@ -191,6 +191,20 @@ def rectangle(x: float, y: float, width: float, height: float) -> np.ndarray:
     return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]], float)
 
 
+_LEVEL = 8  # degrees
+
+
+def _is_level_row(boxes: np.ndarray, along: np.ndarray) -> bool:
+    """Tell whether only the size of a character moved the centres (a comma, a raised mark): both edges must drift."""
+    across = int(abs(along[0]) >= abs(along[1]))
+    if along[1 - across] <= 0:
+        return False
+    near = boxes[-1, across] - boxes[0, across]
+    far = near + boxes[-1, across + 2] - boxes[0, across + 2]
+    drift = min(abs(near), abs(far)) if near * far > 0 else 0.0
+    return drift < math.tan(math.radians(_LEVEL)) * along[1 - across]
+
+
 def quad_of_characters(boxes: np.ndarray) -> np.ndarray | None:
     """Return the corners (4, 2) of a tilted word from its characters' upright boxes, (n, 4) x, y, w, h in order.
 
@@ -202,7 +216,7 @@ def quad_of_characters(boxes: np.ndarray) -> np.ndarray | None:
     if len(boxes) < 2 or not np.linalg.norm(along) > 0:
         return None
     angle = math.degrees(math.atan2(along[1], along[0]))
-    if min(abs(angle), abs(angle - 90)) < 8:
+    if min(abs(angle), abs(angle - 90)) < _LEVEL or _is_level_row(boxes, along):
         return None
     along = along / np.linalg.norm(along)
     # Text that runs mostly down is stacked: its reading direction is the crop's height.
@@ -233,6 +247,8 @@ def _as_quad(points: np.ndarray) -> np.ndarray:
     edges = np.roll(points, -1, axis=0) - points
     following = np.roll(edges, -1, axis=0)
     turns = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]
+    if (turns < 0).all():
+        return _as_quad(points[::-1])
     on_the_bounds = np.minimum(points - low, high - points).max() < 0.5
     if on_the_bounds or not (turns > 0).all():
         return rectangle(*low, *(high - low))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hangul_ocr.data.archives import FileIndex, Scan, StoredFile, names_of, scan
-from hangul_ocr.data.lists import lines_of, list_entries, tabbed
+from hangul_ocr.data.archives import FileIndex, Scan, StoredFile, scan
+from hangul_ocr.data.lists import lines_of, list_entries, prefixes_of, tabbed
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
 from hangul_ocr.data.sample import LeftOut, clean_label, shortened
 from hangul_ocr.data.tables import FULL_DISK, write_table
@@ -47,7 +47,7 @@ def plan_kstrbench(paths: Sequence[Path], settings: ImportSettings) -> Iterator[
     if not (lists or (tables and found.images())):
         raise found.unknown_layout(LAYOUT)
     yield from found.left_out
-    prefixes = dict(zip((str(Path(path).expanduser().resolve()) for path in paths), names_of(paths), strict=True))
+    prefixes = prefixes_of(paths)
     for file in lists:
         yield from _listed(file, prefixes)
     for table in tables:

@@ -137,9 +137,16 @@ def _plan(paths: Sequence[Path], source: str, parse: Parser, looked_for: str) ->
     if not lists:
         raise found.unknown_layout(looked_for)
     yield from found.left_out
-    prefixes = dict(zip((str(Path(path).expanduser().resolve()) for path in paths), names_of(paths), strict=True))
+    prefixes = prefixes_of(paths)
     for file in lists:
         yield from list_entries(file, parse, source, prefixes)
+
+
+def prefixes_of(paths: Sequence[Path]) -> dict[str, str]:
+    """Return what each given folder, or the folder of each given list, is called in names, by its place."""
+    places = [Path(path).expanduser().resolve() for path in paths]
+    folders = list(dict.fromkeys(place if place.is_dir() else place.parent for place in places))
+    return dict(zip(map(str, folders), names_of(folders), strict=True))
 
 
 def list_entries(file: StoredFile, parse: Parser, source: str, prefixes: dict[str, str]) -> Iterator[Planned]:
@@ -199,8 +206,14 @@ def _first_lines(file: StoredFile) -> list[str]:
 
 
 def _fits(file: StoredFile, parse: Parser) -> bool:
-    """Tell whether any of a file's first lines is one of such a list (left out for its script or not)."""
-    return any(parse(line) != "damaged line" for line in _first_lines(file))
+    """Tell whether any of a file's first lines is one of such a list (left out for its script or not).
+
+    So is a file of which nothing can be read: it is told as left out.
+    """
+    lines = _first_lines(file)
+    if not lines:
+        return any(isinstance(line, LeftOut) for _, line in lines_of(file))
+    return any(parse(line) != "damaged line" for line in lines)
 
 
 def tabbed(line: str) -> Entry | str:

@@ -114,6 +114,7 @@ def write_lmdb(
     complete, so a former store stays until then. ``corrections`` drop samples or label them anew on the way. Raises
     ``HangulOcrError`` if the disk is full, if nothing is kept, or if ``path`` holds something else.
     """
+    path = Path(path).absolute()  # "." has no name to put a store beside
     refuse_foreign(path)
     aside = place_aside(path)
     shutil.rmtree(aside, ignore_errors=True)

@@ -6,6 +6,8 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import lmdb
+
 from hangul_ocr.data.archives import StoredFile, names_of, scan
 from hangul_ocr.data.dacon import find_competition, read_competition, train_samples
 from hangul_ocr.data.images import UnreadableImage, check_image
@@ -51,7 +53,7 @@ def _stored(name: str, place: Path) -> Iterator[Sample | LeftOut]:
             key = f"{name}/{index + 1:09d}"
             try:
                 sample = reader[index]
-            except (HangulOcrError, ValueError, KeyError, TypeError) as error:
+            except (HangulOcrError, lmdb.Error, ValueError, KeyError, TypeError) as error:
                 yield LeftOut(key, "damaged record", shortened(error))
                 continue
             yield _checked(sample, sample.key if sample.key != f"image-{index + 1:09d}" else key)

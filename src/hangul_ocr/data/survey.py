@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 from hangul_ocr.data.folds import difference_hash
 from hangul_ocr.data.images import UnreadableImage, decode_image, image_size
 from hangul_ocr.data.lmdb_store import LmdbReader
+from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.workspace import cpu_count
 
 COLUMNS = ["width", "height", "brightness", "contrast", "hash", "fault"]
@@ -43,8 +45,15 @@ def _look(file: Path | None) -> tuple[Any, ...]:
 
 
 def survey_store(reader: LmdbReader, rows: Sequence[int]) -> pd.DataFrame:
-    """Return ``text,width,height`` of some rows of a store, ours or clovaai's, from the headers of their images."""
-    samples = [reader[row] for row in rows]
-    sizes = [image_size(sample.image) for sample in samples]
-    found = [(sample.text, *size) for sample, size in zip(samples, sizes, strict=True)]
+    """Return ``text,width,height`` of some rows of a store, ours or clovaai's, from the headers of their images.
+
+    Records that cannot be read are counted in a printed line.
+    """
+    found = []
+    for row in rows:
+        with contextlib.suppress(HangulOcrError, UnreadableImage, ValueError, KeyError):
+            sample = reader[row]
+            found.append((sample.text, *image_size(sample.image)))
+    if lost := len(rows) - len(found):
+        print(f"{reader.path}: {lost:,} of {len(rows):,} records cannot be read; `hangul-ocr verify` names them")
     return pd.DataFrame(found, columns=["text", "width", "height"])
