@@ -146,7 +146,8 @@ def choose(ensemble: Ensemble) -> dict[str, Any]:
         require_untouched(ensemble, COMPARISON, ENSEMBLE_OOF)
         return record
     rows, readings = _read_out_of_fold(ensemble)
-    keys, texts = [ensemble.train.keys()[i] for i in rows], [ensemble.train.texts()[i] for i in rows]
+    all_keys, all_texts = ensemble.train.keys(), ensemble.train.texts()  # each call walks the store
+    keys, texts = [all_keys[i] for i in rows], [all_texts[i] for i in rows]
     folds, groups = [ensemble.folds[0][key] for key in keys], _groups(ensemble, keys)
     parts = folds
     if len(set(parts)) == 1:  # a single fold is trained: its photographs are dealt into three
