@@ -20,7 +20,7 @@ from hangul_ocr.hangul import Alphabet
 from hangul_ocr.synthesis.fonts import FontFace, find_fonts
 from hangul_ocr.synthesis.renderer import Renderer
 from hangul_ocr.synthesis.stream import SHORT_SIDE, SyntheticCrops
-from hangul_ocr.synthesis.style import Style
+from hangul_ocr.synthesis.style import TALL_SHARE, Style
 from hangul_ocr.synthesis.words import Side, Words, WordSource, load_words, syllable_counts
 
 SYLLABLES, TRAIN, VALIDATION = 300, 60_000, 1_000
@@ -39,7 +39,7 @@ HELD_OUT_SYLLABLES = frozenset(small_alphabet().characters[8::15])
 
 def small_stream(seed: int, validation: int) -> tuple[SyntheticCrops, SyntheticCrops]:
     """Return an endless training stream without the held-out syllables, and ``validation`` crops of other words."""
-    style = replace(Style.signs(SHORT_SIDE), vertical=0.25)
+    style = replace(Style.signs(SHORT_SIDE), vertical=TALL_SHARE)
     training = Renderer(_faces(), _words("train", HELD_OUT_SYLLABLES), style, seed)
     held_out = Renderer(_faces(), _words("validation"), style, seed=0)
     return SyntheticCrops(training), SyntheticCrops(held_out, VALIDATION_START, validation)

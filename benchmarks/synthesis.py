@@ -42,7 +42,7 @@ def drawers(effects: bool) -> dict[str, Callable[[int], object]]:
         styles |= {effect: styles["plain"].only(effect) for effect in EFFECTS}
     else:
         signs = Style.signs(SHORT_SIDE)
-        styles |= {"signs": replace(signs, clean=0.0), "stream": Style.lessons(SHORT_SIDE)}
+        styles |= {"signs": replace(signs, clean=0.0), "stream": Style.training(SHORT_SIDE)}
     renderers = {name: Renderer(faces, words, style, seed=1) for name, style in styles.items()}
     fonts = [face.load(40) for face in faces]
 

@@ -7,15 +7,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from read_runs import workspace_in
 from test_ensembles import OTHER, SMOKE, House
 
 from hangul_ocr import cli, soups, steps
+from hangul_ocr.data.dacon import read_competition
 from hangul_ocr.hangul import HangulOcrError
-from hangul_ocr.models.checkpoint import load_model, save_model
+from hangul_ocr.models.checkpoint import initialise_from, load_model, save_model
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import preset
 from hangul_ocr.soups import make_soup
 from hangul_ocr.steps import SOUP, START
+from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.training.kfold import Run, load_run
 from hangul_ocr.training.loop import BEST
+from hangul_ocr.weights import shipped_weights
 
 SLOWER = replace(SMOKE, fine_tuning=replace(SMOKE.fine_tuning, learning_rate=1e-4))
 
@@ -56,6 +62,31 @@ class Kitchen(House):
 @pytest.fixture
 def kitchen(tmp_path) -> Kitchen:
     return Kitchen(tmp_path)
+
+
+def test_a_mean_that_reads_more_is_kept_for_what_it_reads(tmp_path):
+    """Two runs that lie a step to either side of the weights that ship read worse than these, their mean."""
+    workspace = workspace_in(tmp_path)
+    competition = read_competition(make_competition(tmp_path / "input" / "sample", 40, 4, seed=3))
+    settings = replace(preset("quick"), folds=2, trained_folds=2)
+    prepared = steps.prepare(competition, workspace, settings)
+    noise = torch.Generator().manual_seed(0)
+    shipped = load_model(shipped_weights())
+    steps_away = [torch.randn(p.shape, generator=noise) * p.std(correction=0) for p in shipped.parameters()]
+    for name, side in (("left", -0.3), ("right", 0.3)):
+        run = steps.start_run(workspace, prepared, settings, name)
+        model = Recognizer(run.settings.model, run.alphabet)
+        initialise_from(model, shipped_weights())
+        with torch.no_grad():
+            for parameter, step in zip(model.parameters(), steps_away, strict=True):
+                parameter += side * step
+        for fold in range(2):
+            save_model(run.fold_folder(fold) / BEST, model)
+            (run.fold_folder(fold) / START).write_text('{"sha256": "a"}', encoding="utf-8")
+    made = make_soup(workspace, prepared, ("left", "right"), "soup")
+    assert made.folder == workspace.output / "runs" / "soup"
+    assert made.accuracy["soup"] > max(made.accuracy["left"], made.accuracy["right"]) + 0.2
+    assert made.comparison.test.only_second > made.comparison.test.only_first
 
 
 def say_that_the_soup_is_best(monkeypatch) -> None:
@@ -123,6 +154,12 @@ def test_runs_that_cannot_be_averaged_are_refused(kitchen):
     kitchen.note_start(wider, "a" * 64)
     with pytest.raises(HangulOcrError, match="first and wider differ in their network"):
         kitchen.soup("first", "wider")
+    spelling = kitchen.run(
+        "spelling", replace(SMOKE, decoding=replace(SMOKE.decoding, language_weight=0.5)), kitchen.prepared.alphabet
+    )
+    kitchen.note_start(spelling, "a" * 64)
+    with pytest.raises(HangulOcrError, match="first and spelling differ in their decoding"):
+        kitchen.soup("first", "spelling")
     kitchen.note_start(kitchen.slower, "b" * 64)
     with pytest.raises(HangulOcrError, match="differ in their weights that they began from"):
         kitchen.soup()

@@ -57,6 +57,27 @@ def test_a_look_at_a_store_passes_over_records_that_cannot_be_read(tmp_path: Pat
     assert "3 of 4 records cannot be read" in capsys.readouterr().out
 
 
+def damage_a_page(store: Path) -> None:
+    """Spoil the flags of one page of records; a page is 4,096 bytes, its flags lie at byte 10, and 2 marks a leaf."""
+    data = bytearray((store / "data.mdb").read_bytes())
+    leaves = [at for at in range(2 * 4096, len(data), 4096) if int.from_bytes(data[at + 10 : at + 12], "little") == 2]
+    spoilt = next(at for at in leaves if b"num-samples" not in data[at : at + 4096])
+    data[spoilt + 10 : spoilt + 12] = bytes(2)
+    (store / "data.mdb").write_bytes(data)
+
+
+def test_a_damaged_store_is_told_by_its_own_records(tmp_path: Path, capsys) -> None:
+    write_clova(tmp_path / "MJ", [(crop_png(n), f"글{n}".encode()) for n in range(400)])
+    damage_a_page(tmp_path / "MJ")
+    samples, left_out = taken("lmdb", tmp_path / "MJ")
+    lost = reasons(left_out)["damaged record"]
+    assert 0 < lost < 400
+    assert len(samples) == 400 - lost
+    with LmdbReader(tmp_path / "MJ") as reader:
+        assert len(survey_store(reader, range(400))) == 400 - lost
+    assert f"{lost} of 400 records cannot be read" in capsys.readouterr().out
+
+
 def test_clovas_lmdbs_are_a_source(tmp_path: Path) -> None:
     good = [(crop_png(n), f"글{n}".encode()) for n in range(2)]
     bad = [(None, b"a"), (crop_png(3), None), (crop_png(4), b"\xb0\xa1"), (b"none", b"b"), (crop_png(5), b"xxx")]

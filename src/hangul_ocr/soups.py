@@ -84,13 +84,16 @@ def _require_alike(runs: Sequence[Run], prepared: Prepared) -> None:
         if differing:
             raise HangulOcrError(
                 f"runs {first.folder.name} and {run.folder.name} differ in their {differing}: only fine-tunings of the "
-                "same weights on the same folds can be averaged; join others by `hangul-ocr ensemble`"
+                "same weights on the same folds, read in the same way, can be averaged and compared; join others by "
+                "`hangul-ocr ensemble`"
             )
 
 
 def _alike(first: Run, other: Run) -> list[tuple[str, bool]]:
     return [
         ("network", first.settings.model == other.settings.model),
+        ("decoding", first.settings.decoding == other.settings.decoding),
+        ("number of candidates", first.settings.candidates == other.settings.candidates),
         ("alphabet", first.alphabet == other.alphabet),
         ("trained folds", steps.trained_folds(first) == steps.trained_folds(other)),
         ("weights that they began from", _starts(first) == _starts(other)),

@@ -194,7 +194,7 @@ def rectangle(x: float, y: float, width: float, height: float) -> np.ndarray:
 _LEVEL = 8  # degrees
 
 
-def _is_level_row(boxes: np.ndarray, along: np.ndarray) -> bool:
+def _has_level_edges(boxes: np.ndarray, along: np.ndarray) -> bool:
     """Tell whether only the size of a character moved the centres (a comma, a raised mark): both edges must drift."""
     across = int(abs(along[0]) >= abs(along[1]))
     if along[1 - across] <= 0:
@@ -216,7 +216,7 @@ def quad_of_characters(boxes: np.ndarray) -> np.ndarray | None:
     if len(boxes) < 2 or not np.linalg.norm(along) > 0:
         return None
     angle = math.degrees(math.atan2(along[1], along[0]))
-    if min(abs(angle), abs(angle - 90)) < _LEVEL or _is_level_row(boxes, along):
+    if min(abs(angle), abs(angle - 90)) < _LEVEL or _has_level_edges(boxes, along):
         return None
     along = along / np.linalg.norm(along)
     # Text that runs mostly down is stacked: its reading direction is the crop's height.

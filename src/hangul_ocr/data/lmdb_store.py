@@ -30,6 +30,8 @@ FORMAT_VERSION = 1
 DATA_FILE, MANIFEST_FILE, LEFT_OUT_FILE = "data.mdb", "manifest.json", "left_out.csv"
 # What a sample's meta holds beside its facts.
 RESERVED = ("key", "source", "group")
+#: What reading one record of a foreign or damaged store may raise.
+RECORD_FAULTS = (HangulOcrError, lmdb.Error, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)

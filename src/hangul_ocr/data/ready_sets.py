@@ -6,15 +6,12 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import lmdb
-
 from hangul_ocr.data.archives import StoredFile, names_of, scan
 from hangul_ocr.data.dacon import find_competition, read_competition, train_samples
 from hangul_ocr.data.images import UnreadableImage, check_image
-from hangul_ocr.data.lmdb_store import DATA_FILE, LmdbReader, is_store
+from hangul_ocr.data.lmdb_store import DATA_FILE, RECORD_FAULTS, LmdbReader, is_store
 from hangul_ocr.data.planning import ImportSettings, Planned, shrunk_if_asked
 from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
-from hangul_ocr.hangul import HangulOcrError
 
 
 def plan_dacon(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
@@ -53,7 +50,7 @@ def _stored(name: str, place: Path) -> Iterator[Sample | LeftOut]:
             key = f"{name}/{index + 1:09d}"
             try:
                 sample = reader[index]
-            except (HangulOcrError, lmdb.Error, ValueError, KeyError, TypeError) as error:
+            except RECORD_FAULTS as error:
                 yield LeftOut(key, "damaged record", shortened(error))
                 continue
             yield _checked(sample, sample.key if sample.key != f"image-{index + 1:09d}" else key)

@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 
 from hangul_ocr.data.folds import difference_hash
 from hangul_ocr.data.images import UnreadableImage, decode_image, image_size
-from hangul_ocr.data.lmdb_store import LmdbReader
-from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.data.lmdb_store import RECORD_FAULTS, LmdbReader
 from hangul_ocr.workspace import cpu_count
 
 COLUMNS = ["width", "height", "brightness", "contrast", "hash", "fault"]
@@ -51,7 +50,7 @@ def survey_store(reader: LmdbReader, rows: Sequence[int]) -> pd.DataFrame:
     """
     found = []
     for row in rows:
-        with contextlib.suppress(HangulOcrError, UnreadableImage, ValueError, KeyError):
+        with contextlib.suppress(UnreadableImage, *RECORD_FAULTS):
             sample = reader[row]
             found.append((sample.text, *image_size(sample.image)))
     if lost := len(rows) - len(found):

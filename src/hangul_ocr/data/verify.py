@@ -6,19 +6,16 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-import lmdb
 from joblib import delayed
 from tqdm.auto import tqdm
 
 from hangul_ocr.data.images import UnreadableImage, check_image
-from hangul_ocr.data.lmdb_store import FORMAT_VERSION, LEFT_OUT_FILE, LmdbReader, Manifest
+from hangul_ocr.data.lmdb_store import FORMAT_VERSION, LEFT_OUT_FILE, RECORD_FAULTS, LmdbReader, Manifest
 from hangul_ocr.data.lmdb_writer import ContentHash
 from hangul_ocr.data.sample import Sample
 from hangul_ocr.data.workers import Workers
-from hangul_ocr.hangul import HangulOcrError
 
 _CALL = 500
-_FAULTS = (HangulOcrError, lmdb.Error, ValueError, KeyError, TypeError)
 
 
 def faults(path: Path, workers: Workers | None = None) -> Iterator[str]:
@@ -66,7 +63,7 @@ def _records(reader: LmdbReader, workers: Workers, seen: _Seen) -> Iterator[str]
 def _fault(reader: LmdbReader, index: int, seen: _Seen) -> str:
     try:
         return seen.take(reader[index])
-    except _FAULTS as error:
+    except RECORD_FAULTS as error:
         return f"record {index + 1}: {error}"
 
 
@@ -79,7 +76,7 @@ def _undecodable(reader: LmdbReader, rows: range) -> dict[int, str]:
             size = check_image(sample.image)
         except UnreadableImage as error:
             found[index] = f"{sample.key}: {error}"
-        except _FAULTS:
+        except RECORD_FAULTS:
             continue
         else:
             stated = sample.facts.get("width", size[0]), sample.facts.get("height", size[1])

@@ -41,6 +41,6 @@ def synthetic_sources(
     Beside a sample competition the stream leaves out the test's words and font family (``training_stream_sources``).
     """
     faces, words = training_stream_sources(competition)
-    stream = Renderer(faces, words, Style.lessons(short_side), seed)
+    stream = Renderer(faces, words, Style.training(short_side), seed)
     held_out = Renderer(faces, replace(words, mix=COMPETITION), Style.signs(), seed)
     return SyntheticCrops(stream), SyntheticCrops(held_out, VALIDATION_START, validation)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+# Text that runs down is learnt more slowly than its share of the crops would allow.
+TALL_SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class Style:
@@ -71,13 +74,13 @@ class Style:
         return cls(short_side=short_side)
 
     @classmethod
-    def lessons(cls, short_side: tuple[int, int]) -> Style:
+    def training(cls, short_side: tuple[int, int]) -> Style:
         """Return what a recogniser learns from: signs, and what is harder than most of them, more often.
 
-        Text that runs down is learnt more slowly than its share of the crops would allow. Packaging adds letters of
+        Packaging adds letters of
         dots, woven labels, and spaces narrower than the font's.
         """
-        return cls(short_side=short_side, vertical=0.25, space=(0.5, 1.5), dots=0.03, weave=0.05)
+        return cls(short_side=short_side, vertical=TALL_SHARE, space=(0.5, 1.5), dots=0.03, weave=0.05)
 
     def only(self, effect: str) -> Style:
         """Return this style with ``effect`` on every crop and every other effect off."""
