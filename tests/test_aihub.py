@@ -33,6 +33,7 @@ from data_sets import (
 from hangul_ocr.data import annotations
 from hangul_ocr.data.annotations import AnnotationTable, DamagedJson, load_json
 from hangul_ocr.data.archives import scan
+from hangul_ocr.data.sample import LeftOut, Sample
 from hangul_ocr.data.sources import import_samples
 from hangul_ocr.hangul import HangulOcrError
 
@@ -511,6 +512,34 @@ def test_parts_of_the_set_that_use_the_same_names(tmp_path: Path) -> None:
     samples, left_out = taken("aihub-fonts", tmp_path)
     assert left_out == []
     assert {s.text: is_of_colour(s.image, RED) for s in samples.values()} == {"printed": True, "handwriting": False}
+
+
+def test_a_part_without_images_takes_none_of_another(tmp_path: Path) -> None:
+    printed, handwriting = (
+        fonts_json(["0.png", "1.png"], ["가", "같은"]),
+        fonts_json(["0.png", "1.png"], ["각", "같은"]),
+    )
+    printed["images"][0] |= {"width": 60, "height": 40}
+    handwriting["images"][0] |= {"width": 61, "height": 40}
+    write(tmp_path / "labels" / "printed_data_info.json", printed)
+    write(tmp_path / "labels" / "handwriting_data_info1.json", handwriting)
+    write(tmp_path / "images" / "0.png", photograph(60, 40))
+    write(tmp_path / "images" / "1.png", photograph(50, 40))
+    items = list(import_samples("aihub-fonts", [tmp_path]))
+    assert sorted(item.text for item in items if isinstance(item, Sample)) == ["가", "같은", "같은"]
+    (lost,) = (item for item in items if isinstance(item, LeftOut))
+    assert (lost.reason, lost.detail) == ("image of another label", "각")
+
+
+@pytest.mark.parametrize("size", [{"width": 60, "height": 40}, {"width": None, "height": None}])
+def test_two_parts_that_fit_one_image_both_lose_it(tmp_path: Path, size: dict[str, int | None]) -> None:
+    for part in ("printed", "handwriting"):
+        content = fonts_json(["0.png"], [part])
+        content["images"][0] |= size
+        write(tmp_path / f"{part}_data_info.json", content)
+    write(tmp_path / "0.png", photograph(60, 40))
+    samples, left_out = taken("aihub-fonts", tmp_path)
+    assert (samples, reasons(left_out)) == ({}, {"ambiguous image": 2})
 
 
 def test_parts_are_told_apart_by_their_boxes_not_their_name(tmp_path: Path) -> None:

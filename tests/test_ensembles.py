@@ -7,11 +7,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import crop_png, write_csv
 
 from hangul_ocr import ensembles, steps
+from hangul_ocr.data.batches import fixed_groups
+from hangul_ocr.data.crops import TALL, LmdbCrops
 from hangul_ocr.data.dacon import read_competition
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.ensembles import ENSEMBLE_OOF, RECORD, Ensemble
@@ -20,14 +24,14 @@ from hangul_ocr.inference import predict
 from hangul_ocr.inference.joining import CHOSEN, WAYS
 from hangul_ocr.inference.parts import PARTS
 from hangul_ocr.inference.views import VIEWS
-from hangul_ocr.models.checkpoint import save_model
+from hangul_ocr.models.checkpoint import load_model, save_model
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.results import MEMBERS, OOF, TEST_CANDIDATES, TEST_PREDICTIONS
 from hangul_ocr.settings import ModelSettings, Settings, preset
 from hangul_ocr.steps import Prepared
 from hangul_ocr.training.kfold import Run, open_run
-from hangul_ocr.training.loop import BEST
-from hangul_ocr.workspace import Workspace, seed_everything
+from hangul_ocr.training.loop import BEST, Stage
+from hangul_ocr.workspace import Workspace, make_accelerator, seed_everything
 
 SMOKE = preset("smoke")
 OTHER = replace(
@@ -251,6 +255,39 @@ def test_one_member_alone_and_one_fold_alone_are_judged_too(house):
     record = ensembles.choose(ensemble)
     assert record["choice"]["way"] == WAYS[0]
     assert record["score"]["n"] == (house.prepared.folds["fold"] == 0).sum()
+
+
+def test_a_fold_without_numbers_leaves_the_reading_to_the_others(house):
+    broken = house.first.fold_folder(1) / BEST
+    model = load_model(broken)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.fill_(float("nan"))
+    save_model(broken, model)
+    predictions = steps.read_test(house.first, house.prepared)
+    members = read_table(house.first.folder / MEMBERS)
+    assert set(members["fold 1"]) == {""}
+    assert predictions["text"].tolist() == members["fold 0"].tolist()
+    ensemble = house.open("second")
+    assert len(ensembles.predict(ensemble)) == 8
+
+
+def test_a_fold_that_was_not_trained_to_the_end_is_named(house, capsys):
+    stage = replace(SMOKE.fine_tuning, workers=0)
+    model = load_model(house.first.fold_folder(1) / BEST)
+    groups = fixed_groups(LmdbCrops(house.prepared.train), SMOKE.model, model.alphabet)
+    accelerator = make_accelerator("float32")
+    Stage("cut short", model, None, groups, stage, house.first.fold_folder(1), accelerator)._save_last()
+    house.open("second")
+    assert "run first: folds not trained to the end, read as they are: 1" in capsys.readouterr().out
+
+
+def test_a_view_leaves_a_crop_the_way_it_lies():
+    nearly = np.zeros((100, 80, 3), np.uint8)
+    for image in (nearly, np.ascontiguousarray(nearly.transpose(1, 0, 2)), np.zeros((161, 100, 3), np.uint8)):
+        for name in VIEWS.keys() - {"turned"}:  # which is for crops that lie on their side
+            seen = predict.view(predict.Crop("k", image, "가"), name).image
+            assert (seen.shape[0] > TALL * seen.shape[1]) == (image.shape[0] > TALL * image.shape[1]), name
 
 
 def test_views_are_the_same_every_time_and_keep_the_kind_of_image():

@@ -139,7 +139,11 @@ def test_rarity_counts_only_what_the_fold_was_trained_on():
     # Fold 0 saw 가 and 나 once each; fold 1 saw them once in row 0; 뷁 was seen by nobody but its own fold.
     assert errors.training_frequency(frame).tolist() == [1, 1, 1, 0]
     assert errors.error_frame(frame)["by_rarity"].tolist() == ["1 or 2 times"] * 3 + ["never seen"]
-    assert errors.training_frequency(frame, training_texts=["가가나", "뷁"]).tolist() == [1, 2, 1, 1]
+    plain = pd.DataFrame({"text": ["가가나", "뷁"]})
+    assert errors.training_frequency(frame, plain).tolist() == [1, 2, 1, 1]
+    # A third fold, which nobody has read yet, taught the models of the other two as well.
+    training = pd.concat([frame[["text", "fold"]], pd.DataFrame({"text": ["뷁 가", "뷁"], "fold": [2, 2]})])
+    assert errors.training_frequency(frame, training).tolist() == [1, 2, 1, 2]
 
 
 def test_worst_predictions_come_first_and_right_ones_never():

@@ -65,6 +65,16 @@ def test_a_useless_member_gets_no_say():
     assert fit(SINGLE, Stack.of(readings), texts, ["good", "bad"]).single == "good"
 
 
+def test_members_that_are_always_wrong_still_choose_a_string():
+    scores = np.log([[0.01, 0.97, 0.01, 0.01], [0.01, 0.01, 0.01, 0.97]])
+    stack = Stack.of([Reading(STRINGS, scores, ["나", "라"])] * 50)
+    choice = fit(FITTED, stack, ["가"] * 50, ["a", "b"])
+    assert choice.weights == pytest.approx([0.5, 0.5])
+    strings, chances = apply(choice, stack)
+    assert set(strings) <= {"나", "라"}
+    assert np.isfinite(chances).all()
+
+
 def test_each_way_takes_the_string_that_it_should():
     chances = [[0.5, 0.4, 0.05, 0.05], [0.5, 0.4, 0.05, 0.05], [0.001, 0.9, 0.05, 0.049]]
     stack = Stack.of([Reading(STRINGS, np.log(chances), ["가", "가", "나"])])

@@ -135,6 +135,18 @@ def test_photographs_of_one_name_in_different_folders(tmp_path: Path) -> None:
     }
 
 
+def test_a_photograph_with_an_xml_file_of_its_own_is_no_other_ones(tmp_path: Path) -> None:
+    for language in ("Korean", "Mixed"):
+        write(tmp_path / language / "1.xml", kaist_xml("1.jpg", [WORD]))
+    write(tmp_path / "Mixed" / "1.jpg", photograph(640, 480))
+    write(tmp_path / "Mixed" / "2.xml", kaist_xml("1.jpg", [WORD]))
+    write(tmp_path / "Mixed" / "3.xml", kaist_xml("named_inside.jpg", [WORD]))
+    write(tmp_path / "Mixed" / "named_inside.jpg", photograph(640, 480))
+    samples, left_out = taken("kaist", tmp_path)
+    assert sorted(key.partition("/")[2] for key in samples) == ["Mixed/1#1", "Mixed/3#1"]
+    assert reasons(left_out) == {"missing image": 2}
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "cp949"])
 def test_xml_in_any_encoding_and_nfd(tmp_path: Path, encoding: str) -> None:
     text = kaist_xml("EX01.JPG", [WORD])

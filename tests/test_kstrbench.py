@@ -119,3 +119,15 @@ def test_predictions_that_would_be_scored_wrongly_are_refused(tmp_path: Path) ->
     with pytest.raises(HangulOcrError, match="no column 'text'"):
         write_predictions(table[["img_path"]], tmp_path / "p.csv")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_in_folders_of_one_name_keep_their_texts_apart(tmp_path: Path) -> None:
+    lists = []
+    for part in ("one", "two"):
+        folder = tmp_path / part / "labels"
+        write(tmp_path / part / "GIST" / "text_images" / "g_1.jpg", crop_png(len(part)))
+        write(folder / "test.txt", f"GIST/text_images/g_1.jpg\t{part}\n")
+        lists.append(folder / "test.txt")
+    samples, left_out = taken("kstrbench", *lists)
+    assert left_out == []
+    assert sorted(sample.text for sample in samples.values()) == ["one", "two"]

@@ -116,6 +116,16 @@ def test_a_list_that_nobody_can_read_is_told(tmp_path: Path) -> None:
     assert ("set/other.txt:1", "undecodable line") in {(record.key, record.reason) for record in left_out}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+def test_a_list_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "1.png")
+    write(folder / "gt.txt", "1.png\t가\n")
+    os.symlink(folder / "gone.txt", folder / "other.txt")
+    samples, left_out = taken("list", folder)
+    assert len(samples) == 1
+    assert ("set/other.txt", "unreadable list") in {(record.key, record.reason) for record in left_out}
+
+
 def test_paddles_labels_for_detection_are_not_taken_for_words(tmp_path: Path) -> None:
     folder = crops(tmp_path / "set", "1.png", "2.png")
     write(folder / "Label.txt", '1.png\t[{"transcription": "가", "points": [[0,0],[1,0],[1,1],[0,1]]}]\n2.png\t나\n')

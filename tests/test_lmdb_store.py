@@ -342,3 +342,11 @@ def test_a_full_disk_costs_nothing_that_was_there(store: Path) -> None:
     assert len(done.stdout.strip().splitlines()) == 1
     assert len(LmdbReader(store)) == 12
     assert [path.name for path in store.parent.iterdir()] == ["store"]
+
+
+def test_a_store_at_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_lmdb(Path("."), samples(3), alphabet=None, settings={})
+    with LmdbReader(tmp_path / "here") as reader:
+        assert len(reader) == 3

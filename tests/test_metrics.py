@@ -94,6 +94,18 @@ def test_bootstrap_covers_the_mean_and_widens_with_groups():
     assert metrics.bootstrap_interval(values) == alone, "the same seed gives the same interval"
 
 
+def test_rows_that_are_all_right_or_all_wrong_still_have_an_interval():
+    groups = list("aabbccddee")
+    assert metrics.accuracy_interval([True] * 10) == metrics.wilson_interval(10, 10)
+    assert metrics.accuracy_interval([True] * 10, groups) == metrics.wilson_interval(5, 5)
+    assert metrics.accuracy_interval([False] * 10, groups) == metrics.wilson_interval(0, 5)
+    assert metrics.accuracy_interval([], []) == (0.0, 1.0)
+    low, high = metrics.score(["가"] * 10, ["가"] * 10, groups).intervals["exact"]
+    assert low < high == 1
+    mixed = [True] * 9 + [False]
+    assert metrics.accuracy_interval(mixed, groups) == metrics.bootstrap_interval(mixed, groups=groups)
+
+
 def test_bootstrap_of_a_ratio_weighs_its_rows():
     assert metrics.bootstrap_interval([1.0, 2.0], weights=[2.0, 4.0]) == (0.5, 0.5)
 

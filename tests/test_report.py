@@ -130,6 +130,17 @@ def test_a_small_room_leaves_out_the_least_interesting_and_says_so(read, tmp_pat
     assert "--max-megabytes" in written.coverage
 
 
+def test_rows_that_weigh_more_than_was_thought_leave_out_more(read, tmp_path, monkeypatch):
+    run, prepared = read
+    whole = error_report.write_report(run, prepared, tmp_path / "whole.html").megabytes
+    monkeypatch.setattr(error_report, "_PAGE_BYTES", -10_000_000)
+    written = error_report.write_report(run, prepared, tmp_path / "report.html", max_megabytes=0.99 * whole)
+    shown = len(data_of(written.path.read_text(encoding="utf-8"))["rows"])
+    assert written.megabytes <= 0.99 * whole
+    assert 0 < shown < len(prepared.train)
+    assert f"{shown} of {len(prepared.train)} crops are here" in written.coverage
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

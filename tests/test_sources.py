@@ -100,6 +100,17 @@ def test_our_own_lmdbs_come_back_as_they_were(tmp_path: Path) -> None:
         assert (samples[item.key].group, samples[item.key].image) == (item.group, item.image)
 
 
+def test_several_lmdbs_of_ours_keep_their_equal_keys(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        write_lmdb(tmp_path / name, [Sample("k", crop_png(number), "가", "x", "photo")], alphabet=None, settings={})
+    samples, left_out = taken("lmdb", tmp_path / "a", tmp_path / "b")
+    assert left_out == []
+    assert {key: (sample.image, sample.group) for key, sample in samples.items()} == {
+        "a/k": (crop_png(0), "a/photo"),
+        "b/k": (crop_png(1), "b/photo"),
+    }
+
+
 def test_a_folder_that_holds_no_lmdb(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", b"")
     with pytest.raises(HangulOcrError, match=r"looked for LMDBs.*found 1 \.txt"):

@@ -18,6 +18,7 @@ from hangul_ocr.data.dacon import read_competition
 from hangul_ocr.evaluation import plots
 from hangul_ocr.exploration import disputed_crops
 from hangul_ocr.hangul import Alphabet, HangulOcrError
+from hangul_ocr.inference.decoding import decoding_facts
 from hangul_ocr.inference.ensemble import Reading, combine
 from hangul_ocr.models.checkpoint import save_tensors
 from hangul_ocr.results import RESCORED, scores_by_part
@@ -215,9 +216,21 @@ def test_another_way_to_weigh_strings_needs_no_other_run(tmp_path):
     weighed = replace(SMOKE, decoding=DecodingSettings(length_bonus=0.5))
     again = open_run(folder, weighed, alphabet)
     assert load_run(folder).settings == weighed
-    assert steps._decoding_of(run, "oof.csv") == run.settings.decoding
-    assert steps._decoding_of(again, "oof.csv") != again.settings.decoding
+    assert steps._decoding_of(run, "oof.csv") == decoding_facts(run.settings.decoding)
+    assert steps._decoding_of(again, "oof.csv") != decoding_facts(again.settings.decoding)
     steps._record_decoding(again, "oof.csv")
-    assert steps._decoding_of(again, "oof.csv") == again.settings.decoding
+    assert steps._decoding_of(again, "oof.csv") == decoding_facts(again.settings.decoding)
     with pytest.raises(HangulOcrError, match="other settings"):
         open_run(folder, replace(weighed, seed=5), alphabet)
+
+
+def test_an_edited_lexicon_is_another_way_to_weigh_strings(tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("치킨\n피자\n", encoding="utf-8")
+    settings = replace(SMOKE, decoding=DecodingSettings(lexicon=str(words), lexicon_bonus=1.0))
+    run = open_run(tmp_path / "run", settings, Alphabet("가나다"))
+    steps._record_decoding(run, "oof.csv")
+    words.write_text("피자\n\n치킨\n", encoding="utf-8")
+    assert steps._decoding_of(run, "oof.csv") == decoding_facts(settings.decoding), "the same words"
+    words.write_text("치킨\n", encoding="utf-8")
+    assert steps._decoding_of(run, "oof.csv") != decoding_facts(settings.decoding)

@@ -28,7 +28,7 @@ from hangul_ocr.models.checkpoint import (
 )
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import ModelSettings, TrainingSettings
-from hangul_ocr.training.loop import LAST, Stage, one_cycle
+from hangul_ocr.training.loop import LAST, Stage, one_cycle, read_groups
 from hangul_ocr.workspace import end_processes, make_accelerator
 
 MODEL = ModelSettings(backbone="resnet10t", backbone_args={"channels": (8, 8, 16, 16)}, hidden=16)
@@ -109,10 +109,25 @@ def test_a_finished_stage_is_not_trained_again(tmp_path):
 def test_metrics_and_best_weights_are_written(tmp_path):
     result = stage(tmp_path).run()
     table = pd.read_csv(tmp_path / "metrics.csv")
-    assert table["step"].tolist() == [16, 32]
-    assert table["crops"].tolist() == [96, 192]
-    assert np.isfinite(table[["train_loss", "valid_loss", "valid_accuracy"]]).all(axis=None)
+    assert table["step"].tolist() == [0, 16, 32]
+    assert table["crops"].tolist() == [0, 96, 192]
+    assert np.isfinite(table[["valid_loss", "valid_accuracy"]]).all(axis=None)
+    assert np.isfinite(table["train_loss"]).tolist() == [False, True, True]
     assert load_model(result.best).alphabet == ALPHABET
+
+
+def test_a_training_that_only_harms_leaves_what_it_started_from(tmp_path):
+    training = stage(tmp_path, replace(STAGE, steps=8, learning_rate=1e3, clip=1e9, ema_decay=0.0))
+    model, accelerator = training.recognizer, training.accelerator
+    # Labels that the fresh weights read perfectly.
+    own = [(group, read_groups(model, [group], accelerator)[1]) for group in training.validation]
+    assert any(text for _, texts in own for text in texts)
+    training.validation = [replace(group, texts=texts) for group, texts in own]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = training.run()
+    assert [row["valid_accuracy"] == 1 for row in result.progress.history] == [True, False]
+    after = load_model(result.best).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_the_schedule_lands_on_the_clock(tmp_path):

@@ -8,7 +8,6 @@ made from), ``comparison.csv``, ``ensemble_oof.csv``, ``test_predictions.csv``, 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -24,9 +23,9 @@ from hangul_ocr import steps
 from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.data.tables import read_table, write_table
-from hangul_ocr.evaluation.metrics import bootstrap_interval, exact_matches
+from hangul_ocr.evaluation.metrics import accuracy_interval, exact_matches
 from hangul_ocr.hangul import HangulOcrError, normalise
-from hangul_ocr.inference.decoding import make_fusion
+from hangul_ocr.inference.decoding import decoding_facts, make_fusion
 from hangul_ocr.inference.ensemble import Reading, by_member
 from hangul_ocr.inference.joining import CHOSEN, WAYS, Choice, Stack, apply, comparison, judge
 from hangul_ocr.inference.parts import forget_parts
@@ -119,6 +118,7 @@ def _require_trained(ensemble: Ensemble) -> None:
                 f"run {name}: fold {missing[0]} is not trained; finish it with `hangul-ocr train --run {name} --fold "
                 f"{missing[0]}`, or leave the run out"
             )
+        steps.say_what_is_unfinished(run)
 
 
 def _say_what_is_not_known(ensemble: Ensemble) -> None:
@@ -228,7 +228,7 @@ def _groups(ensemble: Ensemble, keys: Sequence[str]) -> list[object]:
 
 def _score(texts: Sequence[str], predictions: Sequence[str], groups: Sequence[object]) -> dict[str, float]:
     right = exact_matches(texts, predictions)
-    low, high = bootstrap_interval(right, groups=groups)
+    low, high = accuracy_interval(right, groups)
     return {"accuracy": float(right.mean()), "low": low, "high": high, "n": len(right)}
 
 
@@ -276,7 +276,7 @@ def _made_from(ensemble: Ensemble) -> dict[str, Any]:
         "views": ensemble.views,
         "folds": [prepared.hashes()["folds"] for prepared in ensemble.prepared],
         "candidates": ensemble.runs[0].settings.candidates,
-        "decoding": dataclasses.asdict(ensemble.runs[0].settings.decoding),
+        "decoding": decoding_facts(ensemble.runs[0].settings.decoding),
         "stores": {"train": first.train.manifest.content_hash} | stores,
     }
 

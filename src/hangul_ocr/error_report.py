@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def write_report(run: Run, prepared: Prepared, path: Path, max_megabytes: float 
     _require_writable(path)
     frame = read_errors(run, prepared)
     report = error_report(frame, prepared.train, f"{run.folder.name} on {prepared.competition.name}", max_megabytes)
-    page = render(report)
+    report, page = _fitted(report, max_megabytes)
     try:
         atomic_write_text(path, page)
     except OSError as error:
@@ -123,6 +123,19 @@ def _crops_within(keys: Sequence[str], crops: LmdbReader, room: float) -> tuple[
             break
         found[key] = uri
     return found, lost
+
+
+def _fitted(report: Report, max_megabytes: float) -> tuple[Report, str]:
+    """Return the report and its page with as many crops less as it takes: what rows and font weigh is an estimate."""
+    page = render(report)
+    while (excess := len(page.encode()) - max_megabytes * MEGABYTE) > 0 and report.crops:
+        shown = dict(report.crops)
+        while excess > 0 and shown:
+            excess -= len(shown.popitem()[1]) + _ROW_BYTES
+        lost = sum(not uri for uri in shown.values())
+        report = replace(report, crops=shown, coverage=_coverage(report.frame, shown, lost, max_megabytes))
+        page = render(report)
+    return report, page
 
 
 def _coverage(frame: pd.DataFrame, shown: dict[str, str], lost: int, max_megabytes: float) -> str:

@@ -29,6 +29,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
+from hangul_ocr.evaluation.webfont import FAMILY, font_face
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.workspace import atomic_write_json, atomic_write_text
 
@@ -334,8 +335,20 @@ def _write_page(notebook: NotebookNode, path: Path) -> Path | None:
         print(f"{path}: no HTML page could be made ({type(error).__name__}: {error})", file=sys.stderr)
         return None
     # Only widgets, which are gone by now, need this script, and a page opened offline would wait for it.
-    atomic_write_text(path, re.sub(r'<script src="[^"]*/require[^"]*"></script>', "", page))
+    page = re.sub(r'<script src="[^"]*/require[^"]*"></script>', "", page)
+    atomic_write_text(path, page.replace("</head>", f"<style>{_hangul_style(page)}</style></head>", 1))
     return path
+
+
+def _hangul_style(page: str) -> str:
+    """Return style rules that let a page show its Hangul on a machine without a Korean font."""
+    face = font_face("".join(sorted({character for character in page if not character.isascii()})))
+    # Not system-ui: where it is a font without Hangul, Chromium draws boxes in it before it tries the next one.
+    text, code = "-apple-system, 'Segoe UI', Helvetica, Arial", "Menlo, Consolas, 'DejaVu Sans Mono'"
+    families = {"content": f"{text}, '{FAMILY}', sans-serif", "ui": f"{text}, '{FAMILY}', sans-serif"}
+    families["code"] = f"{code}, '{FAMILY}', monospace"
+    rules = "".join(f"--jp-{name}-font-family: {family} !important; " for name, family in families.items())
+    return f"{face} :root, body {{ {rules}}}" if face else ""
 
 
 # --- what the terminal shows ------------------------------------------------------------------------------------------

@@ -87,7 +87,9 @@ def oof_errors(run: Run, train: LmdbReader, folds: pd.DataFrame) -> pd.DataFrame
     known = [name for name in ("key", "width", "height", "source", "tags") if name in metas]
     oof = oof.merge(metas[known], left_on="img_path", right_on="key", how="left", validate="one_to_one")
     facts = pd.DataFrame([_facts_of(train, key) for key in oof["img_path"]], index=oof.index)
-    return with_slices(error_frame(pd.concat([oof.drop(columns="key"), facts], axis=1)))
+    training = pd.DataFrame({"text": train.texts(), "fold": train.keys()})
+    training["fold"] = training["fold"].map(folds.set_index("key")["fold"].astype(int))
+    return with_slices(error_frame(pd.concat([oof.drop(columns="key"), facts], axis=1), training))
 
 
 def _require_whole(path: Path, oof: pd.DataFrame, train: LmdbReader, folds: pd.DataFrame) -> None:

@@ -6,7 +6,6 @@ Each leaves its result on disk and takes it up again if it is there; ``results``
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from accelerate import Accelerator
@@ -37,7 +37,7 @@ from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manif
 from hangul_ocr.data.lmdb_writer import with_corrections, write_lmdb
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
-from hangul_ocr.inference.decoding import LANGUAGE, load_fusion, make_fusion
+from hangul_ocr.inference.decoding import LANGUAGE, decoding_facts, load_fusion, make_fusion
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
 from hangul_ocr.inference.parts import Parts, forget_parts
 from hangul_ocr.inference.predict import CHUNK, predictions_frame, read_crops, save_candidates
@@ -291,7 +291,8 @@ def _unfinished_folds(run: Run) -> list[int]:
     return [k for k in range(run.settings.trained_folds) if finished_stage(run.fold_folder(k), stage) is None]
 
 
-def _say_what_is_unfinished(run: Run) -> None:
+def say_what_is_unfinished(run: Run) -> None:
+    """Print which folds of a run have no weights, and which have those of a training that did not end."""
     trained, stage = trained_folds(run), run.settings.fine_tuning
     missing = sorted(set(range(run.settings.trained_folds)) - set(trained))
     # A mean of other runs has no state of a training, nor has a folder that somebody tidied up.
@@ -516,7 +517,7 @@ def read_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
     Folds that are not trained to the end are named in a printed line. Stopped, it goes on where it was. Raises
     ``HangulOcrError`` for an ``oof.csv`` whose rows somebody changed.
     """
-    _say_what_is_unfinished(run)
+    say_what_is_unfinished(run)
     if _is_current(run, prepared.train, OOF, OOF_CANDIDATES):
         return _whole_oof(run, prepared)
     require_own_alphabet(run)
@@ -567,7 +568,7 @@ def reading_parts(
         "store": reader.manifest.content_hash,
         "rows": _hash_of(keys[row] for row in rows),
         "candidates": settings.candidates,
-        "decoding": dataclasses.asdict(settings.decoding),
+        "decoding": decoding_facts(settings.decoding),
         "learnt": _hash_of(learnt) if settings.decoding.language_weight else "",
         "device": pick_device(),
         "chunk": CHUNK,
@@ -611,19 +612,21 @@ def _is_current(run: Run, reader: LmdbReader, *names: str) -> bool:
     """Tell whether these files of the run are younger than the weights and the crops that they were made from."""
     files = [run.folder / name for name in names]
     made_from = [*run.fold_checkpoints(), *reader.path.glob("*.mdb")]
-    if not all(file.is_file() for file in files) or _decoding_of(run, names[0]) != run.settings.decoding:
+    if not all(file.is_file() for file in files) or _decoding_of(run, names[0]) != decoding_facts(
+        run.settings.decoding
+    ):
         return False
     return min(file.stat().st_mtime for file in files) >= max(file.stat().st_mtime for file in made_from)
 
 
 def _record_decoding(run: Run, name: str) -> None:
     """Keep beside a file of predictions how its strings were weighed."""
-    atomic_write_json((run.folder / name).with_suffix(".decoding.json"), dataclasses.asdict(run.settings.decoding))
+    atomic_write_json((run.folder / name).with_suffix(".decoding.json"), decoding_facts(run.settings.decoding))
 
 
-def _decoding_of(run: Run, name: str) -> DecodingSettings:
+def _decoding_of(run: Run, name: str) -> dict[str, Any]:
     path = (run.folder / name).with_suffix(".decoding.json")
-    return DecodingSettings(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else DecodingSettings()
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else decoding_facts(DecodingSettings())
 
 
 def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
@@ -633,7 +636,7 @@ def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
     are not trained to the end are named in a printed line.
     """
     test = require_test(prepared)
-    _say_what_is_unfinished(run)
+    say_what_is_unfinished(run)
     if _is_current(run, test, TEST_PREDICTIONS, TEST_CANDIDATES, MEMBERS):
         return read_table(run.folder / TEST_PREDICTIONS).astype({"confidence": float})
     require_own_alphabet(run)

@@ -15,7 +15,8 @@ from typing import Any
 
 from hangul_ocr.data.annotations import DamagedJson, ImageRecords, load_json, plan_images
 from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, scan
-from hangul_ocr.data.cropping import BadBox, Photograph, Region, Size, parse_box
+from hangul_ocr.data.cropping import BadBox, Photograph, Region, parse_box
+from hangul_ocr.data.images import Size
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
 from hangul_ocr.data.sample import LeftOut, Sample, clean_label, label_fault, shortened
 
@@ -102,8 +103,9 @@ class OutdoorPhotograph:
 def plan_fonts(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
     """Yield the images of AI Hub 81's printed, handwritten and augmented parts as work.
 
-    Left out are ``missing image``, ``ambiguous image``, ``image without entry``, ``other part`` (a JSON with boxes),
-    and what :class:`AnnotationTable` names. Raises ``HangulOcrError`` for another layout.
+    Left out are ``missing image``, ``ambiguous image``, ``image of another label`` (of a part whose own images are not
+    there), ``image without entry``, ``other part`` (a JSON with boxes), and what :class:`AnnotationTable` names. Raises
+    ``HangulOcrError`` for another layout.
     """
     looked_for = f"AI Hub 81, printed, handwritten or augmented: {FONTS_LAYOUT}"
     yield from plan_images(scan(paths), _font_images, boxes=False, looked_for=looked_for)
@@ -121,7 +123,20 @@ def _font_images(records: ImageRecords, images: FileIndex, table: StoredFile) ->
         else:
             attributes = record.get("attributes")
             facts = {k: v for k, v in attributes.items() if _is_fact(v)} if isinstance(attributes, dict) else {}
-            yield WholeImage(image, image.name, clean_label(record.get("text")), FONTS, facts=facts)
+            text = clean_label(record.get("text"))
+            rivals = _rivals(records, image, images, text)
+            yield WholeImage(
+                image, image.name, text, FONTS, facts=facts, declared=size_of(records.image), rivals=rivals
+            )
+
+
+def _rivals(records: ImageRecords, image: StoredFile, images: FileIndex, text: str) -> tuple[Size | None, ...]:
+    """Return the sizes that other parts, which number their images alike, declare for ``image`` under other labels."""
+    return tuple(
+        size_of(claim.image)
+        for claim in records.claims
+        if clean_label(claim.annotation.get("text")) != text and images.find(claim.name, near=claim.table.name) == image
+    )
 
 
 def _region(key: str, text: str, record: dict[str, Any]) -> Region | LeftOut:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import ijson
 import numpy as np
 
-from hangul_ocr.data.archives import FileIndex, Scan, StoredFile, UnreadableFile, opened_as_utf8
+from hangul_ocr.data.archives import FileIndex, Scan, StoredFile, UnreadableFile, opened_as_utf8, stem_of
 from hangul_ocr.data.planning import Planned
 from hangul_ocr.data.sample import LeftOut, shortened
 from hangul_ocr.hangul import HangulOcrError, decode_text, normalise
@@ -32,12 +32,20 @@ _PROBED = 100
 # AI Hub 81 has a few large files; whoever has more has another set.
 _MOST_FILES = 200
 _SCHEMA = """
-CREATE TABLE images (id TEXT PRIMARY KEY, name TEXT, kind TEXT, record TEXT);
+CREATE TABLE images (id TEXT PRIMARY KEY, name TEXT, stem TEXT, kind TEXT, record TEXT);
 CREATE TABLE annotations (number INTEGER PRIMARY KEY, image TEXT, record TEXT);
 """
 _JOINED = """
 SELECT i.name, i.kind, i.record, a.record FROM annotations a JOIN images i ON i.id = a.image
 ORDER BY i.name, i.kind, a.number
+"""
+_CLAIMS = """
+SELECT i.name, i.record, a.record FROM images i JOIN annotations a ON a.image = i.id
+WHERE i.stem = ? ORDER BY a.number
+"""
+_INDEXES = """
+CREATE INDEX IF NOT EXISTS by_stem ON images (stem);
+CREATE INDEX IF NOT EXISTS by_image ON annotations (image);
 """
 _STRAY = "SELECT image, record FROM annotations WHERE image NOT IN (SELECT id FROM images) ORDER BY number"
 _BARE = "SELECT name FROM images WHERE id NOT IN (SELECT image FROM annotations) ORDER BY name"
@@ -50,13 +58,27 @@ class DamagedJson(Exception):
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What another label file, ``table``, says of an image of the same name: an entry and one annotation of it."""
+
+    table: StoredFile
+    name: str
+    image: Record
+    annotation: Record
+
+
+@dataclass(frozen=True)
 class ImageRecords:
-    """An image file's entry (the first, if several ids name the file) and its annotations in the order of the file."""
+    """An image file's entry (the first, if several ids name the file) and its annotations in the order of the file.
+
+    ``claims`` are what other label files say of an image of that name: they may mean another, which is not there.
+    """
 
     name: str
     kind: str
     image: Record
     annotations: list[Record]
+    claims: tuple[Claim, ...] = ()
 
 
 def load_json(data: bytes) -> Any:
@@ -144,7 +166,7 @@ class AnnotationTable:
         with self._explained():
             self._database = sqlite3.connect("")
             self._database.executescript(_SCHEMA)
-            self._fill("images", self._image_row, "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?)")
+            self._fill("images", self._image_row, "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)")
             self._fill("annotations", self._annotation_row, "INSERT INTO annotations (image, record) VALUES (?, ?)")
 
     def __enter__(self) -> AnnotationTable:
@@ -178,9 +200,19 @@ class AnnotationTable:
             records = [json.loads(row[3]) for row in itertools.chain([first], group)]
             yield ImageRecords(name, kind, json.loads(first[2]), records)
 
-    def _rows_of(self, query: str) -> Iterator[tuple]:
+    def prepare_claims(self) -> None:
+        """Make :meth:`claims` quick."""
         with self._explained():
-            yield from self._database.execute(query)
+            self._database.executescript(_INDEXES)
+
+    def claims(self, name: str) -> Iterator[Claim]:
+        """Yield what this file says of images called ``name``, whatever their folders and suffix."""
+        for found, image, annotation in self._rows_of(_CLAIMS, _plain(stem_of(name))):
+            yield Claim(self.file, found, json.loads(image), json.loads(annotation))
+
+    def _rows_of(self, query: str, *values: str) -> Iterator[tuple]:
+        with self._explained():
+            yield from self._database.execute(query, values)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -220,7 +252,13 @@ class AnnotationTable:
         if record.get("id") is None or not isinstance(record.get("file_name"), str):
             return None
         name = normalise(record["file_name"])
-        return _plain(record["id"]), _plain(name), _plain(record.get("type") or ""), _as_json(record)
+        return (
+            _plain(record["id"]),
+            _plain(name),
+            _plain(stem_of(name)),
+            _plain(record.get("type") or ""),
+            _as_json(record),
+        )
 
     def _annotation_row(self, record: Record) -> tuple | None:
         if record.get("image_id") is None:
@@ -292,9 +330,17 @@ def plan_images(
     parts, others = annotation_files(found, boxes=boxes, looked_for=looked_for)
     images = FileIndex(found.images())
     yield from (*found.left_out, *found.others({".json"}, "a label"), *others)
-    for file in parts:
-        with AnnotationTable(file) as table:
+    with ExitStack() as stack:
+        tables = [stack.enter_context(AnnotationTable(file)) for file in parts]
+        for table in tables if len(tables) > 1 else []:
+            table.prepare_claims()
+        for table in tables:
             yield from table.left_out()
             for records in table.by_image():
-                yield from plan_image(records, images, file)
+                yield from plan_image(_with_claims(records, table, tables), images, table.file)
     yield from (LeftOut(image.name, "image without entry") for image in images.unused())
+
+
+def _with_claims(records: ImageRecords, table: AnnotationTable, tables: Sequence[AnnotationTable]) -> ImageRecords:
+    others = (other.claims(records.name) for other in tables if other is not table)
+    return replace(records, claims=tuple(itertools.chain.from_iterable(others)))

@@ -157,15 +157,20 @@ class FileIndex:
         of ``folders`` is, then the one whose path shares most folders with ``near``; files with one content are one.
         The reasons are ``missing image`` and ``ambiguous image``.
         """
-        base = posixpath.basename(normalise(name).replace("\\", "/"))
-        stem = _without_suffix(base).casefold()
-        found = [file for file in self._by_stem.get(stem, []) if not _is_foreign(file, folders, foreign)]
-        same = [file for file in found if posixpath.basename(file.name).casefold() == base.casefold()]
-        best = _nearest(same or found, near, folders)
+        best = self.nearest(name, near, folders, foreign)
         self._found.update(best)
         if len(best) > 1 and not _same_content(best):
             return "ambiguous image"
         return best[0] if best else "missing image"
+
+    def nearest(
+        self, name: str, near: str = "", folders: Sequence[str] = (), foreign: Sequence[str] = ()
+    ) -> list[StoredFile]:
+        """Return the files that :meth:`find` chooses among, without counting them as used."""
+        base = _base(name)
+        found = [file for file in self._by_stem.get(stem_of(name), []) if not _is_foreign(file, folders, foreign)]
+        same = [file for file in found if posixpath.basename(file.name).casefold() == base.casefold()]
+        return _nearest(same or found, near, folders)
 
     def unused(self) -> Iterator[StoredFile]:
         """Yield the files that were never among what was found, in the order of their names."""
@@ -424,6 +429,15 @@ def _joined(folder: str, name: str) -> str:
 
 def _without_zip(name: str) -> str:
     return name[:-4] if name.lower().endswith(".zip") else name
+
+
+def stem_of(name: str) -> str:
+    """Return what :class:`FileIndex` finds a file by: its name without folders, suffix and capital letters."""
+    return _without_suffix(_base(name)).casefold()
+
+
+def _base(name: str) -> str:
+    return posixpath.basename(normalise(name).replace("\\", "/"))
 
 
 def _without_suffix(base: str) -> str:

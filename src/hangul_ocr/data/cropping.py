@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from hangul_ocr.data.archives import StoredFile, UnreadableFile
-from hangul_ocr.data.images import REDUCED, UnreadableImage, check_image, decode_image, is_whole_jpeg, stored_size
+from hangul_ocr.data.images import REDUCED, Size, UnreadableImage, check_image, decode_image, is_whole_jpeg, stored_size
 from hangul_ocr.data.planning import ImportSettings
 from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
 
@@ -27,8 +27,6 @@ LEAST_INSIDE = 0.5
 _FARTHEST = 1e6
 _TURNS = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _SIDEWAYS = frozenset({5, 6, 7, 8})
-
-Size = tuple[int, int]
 
 
 class BadBox(Exception):

@@ -14,7 +14,8 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, scan
-from hangul_ocr.data.cropping import BadBox, Photograph, Region, Size, rectangle
+from hangul_ocr.data.cropping import BadBox, Photograph, Region, rectangle
+from hangul_ocr.data.images import Size
 from hangul_ocr.data.planning import ImportSettings, Planned
 from hangul_ocr.data.sample import LeftOut, clean_label, label_fault, shortened
 from hangul_ocr.hangul import decode_text, normalise
@@ -40,12 +41,13 @@ def plan_kaist(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plan
         raise found.unknown_layout(f"KAIST: {LAYOUT}")
     yield from found.left_out
     yield from found.others({".xml"}, "XML")
+    owners = FileIndex(tables)
     for table in tables:
-        yield from _photographs(table, images)
+        yield from _photographs(table, images, owners)
     yield from (LeftOut(image.name, "image without XML") for image in images.unused())
 
 
-def _photographs(table: StoredFile, images: FileIndex) -> Iterator[Planned]:
+def _photographs(table: StoredFile, images: FileIndex, owners: FileIndex) -> Iterator[Planned]:
     """Yield the photographs of one XML file; mostly it is one, and the root is left out in some."""
     try:
         root = fromstring(decode_text(table.read(_XML_BYTES)), forbid_dtd=True)
@@ -60,6 +62,8 @@ def _photographs(table: StoredFile, images: FileIndex) -> Iterator[Planned]:
     for number, entry in enumerate(entries, start=1):
         alone = len(entries) == 1
         image = _image(entry, table, images, alone)
+        if alone and _is_of_another(image, table, owners):
+            image = "missing image"
         yield from _photograph(entry, table, image, suffix="" if alone else f"~{number}")
 
 
@@ -72,6 +76,12 @@ def _image(entry: Element, table: StoredFile, images: FileIndex, alone: bool) ->
         if image != "missing image":
             return image
     return "missing image"
+
+
+def _is_of_another(image: StoredFile | str, table: StoredFile, owners: FileIndex) -> bool:
+    """Tell whether an image has an XML file of its own name, or a nearer one of that name, that is not ``table``."""
+    own = owners.nearest(image.stem, near=image.name) if isinstance(image, StoredFile) else []
+    return bool(own) and table not in own
 
 
 def _photograph(entry: Element, table: StoredFile, image: StoredFile | str, suffix: str) -> Iterator[Planned]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from hangul_ocr.data.archives import StoredFile, UnreadableFile
-from hangul_ocr.data.images import UnreadableImage, check_image, shrunk
+from hangul_ocr.data.images import Size, UnreadableImage, check_image, image_size, shrunk
 from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
 from hangul_ocr.hangul import HangulOcrError
 
@@ -67,7 +67,11 @@ def shrunk_if_asked(item: Sample | LeftOut, settings: ImportSettings) -> Sample 
 
 @dataclass(frozen=True)
 class WholeImage:
-    """An image that is one sample as it is."""
+    """An image that is one sample as it is.
+
+    Where other labels claim the image too, ``rivals`` are the sizes (width, height) that they declare and ``declared``
+    is this label's, None if there is none: the image is that label's alone whose size it has.
+    """
 
     file: StoredFile
     key: str
@@ -75,9 +79,12 @@ class WholeImage:
     source: str
     group: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    declared: Size | None = None
+    rivals: tuple[Size | None, ...] = ()
 
     def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
-        """Yield the sample, or why it is left out: for its label, or ``unreadable image``."""
+        """Yield the sample, or why it is left out: for its label, ``unreadable image``, or ``image of another label``
+        and ``ambiguous image`` where labels contend for it."""
         yield self._checked(settings)
 
     def _checked(self, settings: ImportSettings) -> Sample | LeftOut:
@@ -88,4 +95,13 @@ class WholeImage:
             check_image(data)
         except (UnreadableFile, UnreadableImage) as error:
             return LeftOut(self.key, "unreadable image", str(error))
+        if self.rivals and (reason := self._lost_to_rival(image_size(data))):
+            return LeftOut(self.key, reason, shortened(self.text))
         return shrunk_if_asked(Sample(self.key, data, self.text, self.source, self.group, self.facts), settings)
+
+    def _lost_to_rival(self, size: Size) -> str:
+        """Return why an image of ``size`` may not be this label's, empty if it is."""
+        if self.declared not in (None, size):
+            return "image of another label"
+        contending = None in self.rivals or size in self.rivals
+        return "ambiguous image" if contending or self.declared is None else ""

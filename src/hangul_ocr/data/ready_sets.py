@@ -26,14 +26,17 @@ def plan_lmdb(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plann
     """Yield the samples of LMDBs, ours or clovaai's, given themselves or in a folder that holds several.
 
     Left out are ``damaged record`` and ``unreadable image``, beside what is wrong with a label. Crops of clovaai's
-    files have no names but their numbers: the LMDB's is put before. Raises ``HangulOcrError`` if there is none.
+    files have no names but their numbers: the LMDB's is put before, as it is before all keys of several LMDBs, which
+    may hold the same ones. Raises ``HangulOcrError`` if there is none.
     """
     found = scan(paths)
     stores = [file for file in found.files if Path(file.name).name == DATA_FILE and not file.member]
     if not stores:
         raise found.unknown_layout(f"LMDBs: folders that hold a {DATA_FILE}")
-    for name, place in dict.fromkeys(map(_whole, stores)):
-        yield from (shrunk_if_asked(item, settings) for item in _stored(name, place))
+    whole = dict.fromkeys(map(_whole, stores))
+    for name, place in whole:
+        for item in _stored(name, place, several=len(whole) > 1):
+            yield shrunk_if_asked(item, settings)
 
 
 def _whole(store: StoredFile) -> tuple[str, Path]:
@@ -44,7 +47,7 @@ def _whole(store: StoredFile) -> tuple[str, Path]:
     return name, place
 
 
-def _stored(name: str, place: Path) -> Iterator[Sample | LeftOut]:
+def _stored(name: str, place: Path, *, several: bool) -> Iterator[Sample | LeftOut]:
     with LmdbReader(place) as reader:
         for index in range(len(reader)):
             key = f"{name}/{index + 1:09d}"
@@ -53,7 +56,11 @@ def _stored(name: str, place: Path) -> Iterator[Sample | LeftOut]:
             except RECORD_FAULTS as error:
                 yield LeftOut(key, "damaged record", shortened(error))
                 continue
-            yield _checked(sample, sample.key if sample.key != f"image-{index + 1:09d}" else key)
+            if sample.key == f"image-{index + 1:09d}":
+                yield _checked(sample, key)
+            else:
+                item = _checked(sample, sample.key)
+                yield _named(item, name) if several else item
 
 
 def _checked(sample: Sample, key: str) -> Sample | LeftOut:
@@ -67,7 +74,10 @@ def _checked(sample: Sample, key: str) -> Sample | LeftOut:
 
 
 def _named(item: Sample | LeftOut, name: str) -> Sample | LeftOut:
-    """Return an item of one of several competitions, whose crops may have the same paths."""
+    """Return an item of one of several sets, whose crops may have the same paths, with the set's name before its own.
+
+    Groups get it too: photographs of one name are not the same.
+    """
     key = f"{name}/{item.key.removeprefix('./')}"
     if isinstance(item, LeftOut):
         return LeftOut(key, item.reason, item.detail)

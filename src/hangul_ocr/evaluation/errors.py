@@ -135,12 +135,12 @@ def error_kind(text: str, prediction: str) -> str:
     return names[kinds.pop()] if len(kinds) == 1 else "mixed"
 
 
-def error_frame(oof: pd.DataFrame, training_texts: Iterable[str] | None = None) -> pd.DataFrame:
+def error_frame(oof: pd.DataFrame, training: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return ``oof`` with the columns the analysis reads; it must hold ``text`` and ``prediction``.
 
     Added: ``correct``, ``n_edits``, ``error_kind``, ``length`` (characters, spaces included), ``has_space``, and the
     slices ``by_length``, ``by_space``, and where their columns are there ``by_confidence``, ``by_shape``
-    (``width,height``), ``by_rarity`` (``fold``, or ``training_texts`` given).
+    (``width,height``), ``by_rarity`` (see :func:`training_frequency`).
     Raises ``HangulOcrError`` for a missing column.
     """
     _require(oof, "text", "prediction")
@@ -155,7 +155,7 @@ def error_frame(oof: pd.DataFrame, training_texts: Iterable[str] | None = None) 
     frame["has_space"] = [" " in text for text in texts]
     for column in {"confidence", "width", "height"} & set(frame.columns):
         frame[column] = pd.to_numeric(frame[column], errors="coerce")
-    return _with_slices(frame, training_texts)
+    return _with_slices(frame, training)
 
 
 def slice_table(frame: pd.DataFrame, by: str, natural_order: bool = False) -> pd.DataFrame:
@@ -228,19 +228,22 @@ def rarest_frequency(texts: Iterable[str], counts: Counter[str]) -> list[int]:
     return [min((counts[c] for c in without_spaces(normalise(text))), default=0) for text in texts]
 
 
-def training_frequency(frame: pd.DataFrame, training_texts: Iterable[str] | None = None) -> pd.Series:
+def training_frequency(frame: pd.DataFrame, training: pd.DataFrame | None = None) -> pd.Series:
     """Return how often the rarest character of each row's label was seen in training.
 
-    Counted in ``training_texts``, or, for an out-of-fold table, in the rows of the other folds (column ``fold``).
+    Counted in ``training`` (column ``text``); with a column ``fold`` there, a row's own fold is left out. By default
+    ``frame`` itself is that table, which is right only if it holds the rows of all folds.
     """
-    if training_texts is not None:
-        return pd.Series(rarest_frequency(frame["text"], character_counts(training_texts)), index=frame.index)
+    training = frame if training is None else training
+    total = character_counts(training["text"])
+    if "fold" not in training:
+        return pd.Series(rarest_frequency(frame["text"], total), index=frame.index)
     _require(frame, "fold")
+    own = {fold: character_counts(rows["text"]) for fold, rows in training.groupby("fold")}
     frequency = pd.Series(0, index=frame.index)
-    total = character_counts(frame["text"])
-    for _, rows in frame.groupby("fold"):
+    for fold, rows in frame.groupby("fold"):
         others = total.copy()
-        others.subtract(character_counts(rows["text"]))
+        others.subtract(own.get(fold, Counter()))
         frequency.loc[rows.index] = rarest_frequency(rows["text"], others)
     return frequency
 
@@ -267,15 +270,15 @@ def _all_ops(texts: Sequence[str], predictions: Sequence[str]) -> Iterable[Op]:
         yield from align(text, prediction)
 
 
-def _with_slices(frame: pd.DataFrame, training_texts: Iterable[str] | None) -> pd.DataFrame:
+def _with_slices(frame: pd.DataFrame, training: pd.DataFrame | None) -> pd.DataFrame:
     frame["by_length"] = pd.cut(frame["length"], _LENGTH_EDGES, labels=_LENGTH_NAMES)
     frame["by_space"] = np.where(frame["has_space"], "with a space", "without a space")
     if "confidence" in frame:
         frame["by_confidence"] = pd.cut(frame["confidence"].clip(0, 1), _CONFIDENCE_EDGES, labels=_CONFIDENCE_NAMES)
     if {"width", "height"} <= set(frame.columns):
         frame["by_shape"] = [shape_of(w, h) for w, h in zip(frame["width"], frame["height"], strict=True)]
-    if training_texts is not None or "fold" in frame:
-        frequency = training_frequency(frame, training_texts)
+    if training is not None or "fold" in frame:
+        frequency = training_frequency(frame, training)
         frame["by_rarity"] = pd.cut(frequency, _RARITY_EDGES, labels=_RARITY_NAMES)
     return frame
 

@@ -144,6 +144,20 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def accuracy_interval(right: Sequence[bool] | np.ndarray, groups: Sequence[object] | None = None) -> Interval:
+    """Return the 95 % interval of a share of right rows: Wilson's, or with ``groups`` a bootstrap over them.
+
+    Rows that are all right (or all wrong) leave a bootstrap nothing to vary; then it is Wilson's over the groups.
+    """
+    right = np.asarray(right, dtype=bool)
+    if groups is None or not len(right):
+        return wilson_interval(int(right.sum()), len(right))
+    if right.all() == right.any():
+        count = len(set(groups))
+        return wilson_interval(count if right.all() else 0, count)
+    return bootstrap_interval(right, groups=groups)
+
+
 def mcnemar(texts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> PairedTest:
     """Test whether two lists of predictions for the same rows differ in exact matches (exact binomial, two-sided)."""
     first_right, second_right = exact_matches(texts, first), exact_matches(texts, second)
@@ -307,8 +321,8 @@ def _row_values(texts: list[str], predictions: list[str]) -> dict[str, tuple[np.
 
 
 def _interval(name: str, values: np.ndarray, weights: np.ndarray, groups: Sequence[object] | None) -> Interval:
-    if groups is None and name.startswith("exact"):
-        return wilson_interval(int(values.sum()), len(values))
+    if name.startswith("exact"):
+        return accuracy_interval(values, groups)
     return bootstrap_interval(values, weights, groups)
 
 

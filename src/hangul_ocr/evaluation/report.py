@@ -9,25 +9,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from io import BytesIO
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-from fontTools import subset
-from fontTools.ttLib import TTFont
 
 from hangul_ocr.evaluation.errors import MATCH, SUBSTITUTE, align, confused_pairs
 from hangul_ocr.evaluation.gallery import EVERYTHING, ORDERS, VIEWS, choices, view
 from hangul_ocr.evaluation.slices import DIMENSIONS, readable, slice_report
+from hangul_ocr.evaluation.webfont import font_face
 
 MEGABYTE = 1_000_000
 #: Crops are kept within these pixels, as WebP of this quality: enough to zoom into, some 3 kB each.
@@ -74,7 +70,7 @@ def render(report: Report) -> str:
         "SCRIPT_HASH": f"sha256-{digest}",
         "TITLE": html.escape(report.title),
         "SUBTITLE": html.escape(report.subtitle),
-        "FONT_FACE": _font_face(data + page + report.title + report.subtitle + _headings(report.sections)),
+        "FONT_FACE": font_face(data + page + report.title + report.subtitle + _headings(report.sections)),
         "CARDS": "".join(_card(number, what) for number, what in report.cards),
         "NAV": "".join(f'<a href="#{s.anchor}">{html.escape(s.title)}</a>' for s in report.sections),
         "COVERAGE": html.escape(report.coverage),
@@ -207,30 +203,3 @@ def _headings(sections: Sequence[Section]) -> str:
 @cache
 def _resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _font_face(text: str) -> str:
-    """Return a style rule with NanumGothic cut down to the characters of ``text``, for machines without a Korean font.
-
-    Its licence (SIL OFL) allows that; a font of the system's is never passed on. Empty if the package is not there.
-    """
-    path = _free_font()
-    if path is None:
-        return ""
-    options = subset.Options(flavor="woff", layout_features=[], hinting=False, notdef_outline=True)
-    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # for editors of the font, and fontTools would warn
-    options.name_IDs = ["*"]  # the copyright and licence notes stay with the font
-    cutter, buffer = subset.Subsetter(options), BytesIO()
-    cutter.populate(text=text)
-    with TTFont(path, lazy=True) as font:
-        cutter.subset(font)
-        font.flavor = "woff"
-        font.save(buffer)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f'@font-face {{ font-family: "Report Hangul"; src: url(data:font/woff;base64,{encoded}) format("woff"); }}'
-
-
-def _free_font() -> Path | None:
-    spec = importlib.util.find_spec("koreanize_matplotlib")
-    folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-    return next((path for folder in folders for path in sorted(Path(folder).rglob("NanumGothic.ttf"))), None)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.models.language import CharacterNgram, Fusion, Lexicon
@@ -34,6 +37,18 @@ def load_fusion(settings: DecodingSettings, folder: Path) -> Fusion | None:
         raise HangulOcrError(f"{folder / LANGUAGE}: not there; run notebook 05 or `hangul-ocr ensemble` first")
     language = CharacterNgram.load(folder / LANGUAGE) if settings.language_weight > 0 else None
     return _fusion(settings, language)
+
+
+def decoding_facts(settings: DecodingSettings) -> dict[str, Any]:
+    """Return what decides how strings are weighed, as JSON writes it: the settings, and a hash of the lexicon's words.
+
+    Raises ``HangulOcrError`` if the lexicon cannot be read.
+    """
+    facts = dataclasses.asdict(settings)
+    if settings.lexicon:
+        words = sorted(Lexicon.read(Path(settings.lexicon).expanduser()).words)
+        facts["lexicon_sha256"] = hashlib.sha256("\n".join(words).encode("utf-8", "backslashreplace")).hexdigest()
+    return facts
 
 
 def _fusion(settings: DecodingSettings, language: CharacterNgram | None) -> Fusion | None:

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
-from hangul_ocr.evaluation.metrics import bootstrap_interval, exact_matches, mcnemar
+from hangul_ocr.evaluation.metrics import accuracy_interval, exact_matches, mcnemar
 from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.inference.ensemble import Reading, finite_scores, vote
 
@@ -28,6 +28,7 @@ CHOSEN = "the choice itself, nested"
 
 #: Pulls fitted weights towards each other: views of one model are nearly collinear.
 _RIDGE = 0.01
+_LEAST_WEIGHT = 1e-6
 #: Lower than any score, but finite: a padded place without a string.
 _NOWHERE = -1e9
 
@@ -93,7 +94,7 @@ def fit(way: str, stack: Stack, texts: Sequence[str], members: Sequence[str]) ->
     single, count = members[int(accuracy.argmax())], len(members)
     if way == FITTED:
         raw = _fitted_weights(stack, right)
-        total = max(float(raw.sum()), 1e-6)
+        total = float(raw.sum())
         return Choice(way, list(members), single, [float(w) / total for w in raw], 1 / total)
     choice = Choice(way, list(members), single, [1 / count] * count, 1.0)
     return Choice(way, list(members), single, choice.weights, _fitted_temperature(_joint(choice, stack), stack, right))
@@ -117,7 +118,9 @@ def _fitted_weights(stack: Stack, right: np.ndarray) -> np.ndarray:
         return float(value), gradient + 2 * _RIDGE * apart
 
     start = np.full(count, 1 / count)
-    return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * count).x
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * count).x
+    # Members that know nothing of these crops pull every weight to nought, under which all strings are alike.
+    return found if found.sum() > _LEAST_WEIGHT else start
 
 
 def _fitted_temperature(joint: np.ndarray, stack: Stack, right: np.ndarray) -> float:
@@ -256,7 +259,7 @@ def _compared(
     kept: str,
 ) -> dict[str, Any]:
     right = exact_matches(texts, predictions)
-    low, high = bootstrap_interval(right, groups=groups)
+    low, high = accuracy_interval(right, groups)
     test = mcnemar(texts, base, predictions)
     scores = {"name": name, "kind": kind, "n": len(texts), "accuracy": float(right.mean()), "low": low, "high": high}
     paired = {"gained": test.only_second, "lost": test.only_first, "p_value": test.p_value}

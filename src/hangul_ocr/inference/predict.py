@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -204,7 +205,7 @@ def _read_chunk(
         lists = [_candidates(model, features, candidates) for model, features in zip(models, seen, strict=True)]
         unions = [_union([rows[i] for rows in lists]) for i in range(len(crops))]
         scores = [_scores(model, features, unions) for model, features in zip(models, seen, strict=True)]
-    own = [[rows[i][0][0] if rows[i] else "" for rows in lists] for i in range(len(crops))]
+    own = [[rows[i][0][0] for rows in lists] for i in range(len(crops))]
     return [Reading(unions[i], np.array([rows[i] for rows in scores]), own[i]) for i in range(len(crops))]
 
 
@@ -233,7 +234,9 @@ def _features(model: Recognizer, batches: list[Group], accelerator: Accelerator)
 def _candidates(model: Recognizer, seen: Seen, count: int) -> dict[int, list[tuple[str, float]]]:
     found: dict[int, list[tuple[str, float]]] = {}
     for places, features in seen:
-        found.update(zip(places, model.candidates_from(features, count), strict=True))
+        # A model of which no numbers are left (NaN) has no candidates; the others still have theirs.
+        rows = [row or [("", -math.inf)] for row in model.candidates_from(features, count)]
+        found.update(zip(places, rows, strict=True))
     return found
 
 
@@ -248,7 +251,7 @@ def _scores(model: Recognizer, seen: Seen, unions: list[list[str]]) -> dict[int,
 
 
 def _union(rows: Sequence[list[tuple[str, float]]]) -> list[str]:
-    return list(dict.fromkeys(text for row in rows for text, _ in row)) or [""]
+    return list(dict.fromkeys(text for row in rows for text, _ in row))
 
 
 def predictions_frame(keys: Sequence[str], readings: Sequence[Reading]) -> pd.DataFrame:

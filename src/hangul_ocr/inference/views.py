@@ -53,11 +53,12 @@ def _shifted(image: np.ndarray) -> np.ndarray:
 
 
 def _stretched(image: np.ndarray, factor: float) -> np.ndarray:
-    """Change the scale along the text alone."""
+    """Change the scale along the text alone, as far as the crop stays what it is, upright or lying."""
     height, width = image.shape[:2]
     size = (width, round(height * factor)) if _tall(image) else (round(width * factor), height)
     way = cv2.INTER_LINEAR if factor > 1 else cv2.INTER_AREA
-    return cv2.resize(image, (max(1, size[0]), max(1, size[1])), interpolation=way)
+    changed = cv2.resize(image, (max(1, size[0]), max(1, size[1])), interpolation=way)
+    return changed if _tall(changed) == _tall(image) else image
 
 
 def _wider(image: np.ndarray) -> np.ndarray:

@@ -70,6 +70,7 @@ class Stage:
 
     ``deadline`` is a value of ``time.monotonic()`` at which it saves and stops (Colab and Kaggle disconnect); calling
     :meth:`run` again later goes on. ``settings.seconds`` is different: the schedule lands there, and the stage is done.
+    What it starts from is validated first, outside that clock.
     """
 
     def __init__(
@@ -98,6 +99,8 @@ class Stage:
         self._resume()
         if self._done():
             return StageResult(True, self.progress, self.folder / BEST)
+        if not self.progress.history:
+            self._validate()  # weights that were good before count, too: a short training may only cost them something
         return_free_memory()  # before the workers are forked, who would each keep a copy of the holes
         started, before = time.monotonic(), self.progress.seconds
         finished = stop = False
@@ -233,7 +236,7 @@ class Stage:
             "crops": self.progress.seen + self.progress.step * self.settings.crops_per_step,
             "seconds": round(self.progress.seconds, 2),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "train_loss": getattr(self, "_mean_loss", float("nan")),
+            "train_loss": getattr(self, "_mean_loss", None),
             "valid_loss": loss,
             "valid_accuracy": accuracy,
             "skipped_steps": self.progress.skipped_steps,
