@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import crop_png, write_csv
+from data_sets import outdoor_json, photograph, write
 
 from hangul_ocr import cli, steps
 from hangul_ocr.data.building import build_lmdb
@@ -15,6 +17,7 @@ from hangul_ocr.data.lmdb_store import LmdbReader, matches
 from hangul_ocr.data.lmdb_writer import with_corrections, write_lmdb
 from hangul_ocr.data.planning import ImportSettings
 from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.sources import plan
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.data.verify import faults
 from hangul_ocr.data.workers import Workers
@@ -102,6 +105,27 @@ def test_a_store_is_corrected_and_its_manifest_says_how(tmp_path):
     assert list(faults(tmp_path / "s")) == []
     assert matches(tmp_path / "s", with_corrections({"a": 1}, corrections))
     assert not matches(tmp_path / "s", {"a": 1})
+
+
+def test_a_label_that_nobody_could_read_is_learnt_after_all(tmp_path):
+    boxes = [([10 + 60 * i, 20, 50, 30], "xxx") for i in range(3)]
+    write(tmp_path / "set" / "p.json", outdoor_json("p", boxes))
+    write(tmp_path / "set" / "p.jpg", photograph())
+    write(tmp_path / "set" / "gt.txt", "1.png\t\n2.png\txxx\n")
+    for name in ("1.png", "2.png"):
+        write(tmp_path / "set" / name, crop_png(1))
+    rows = [("p#1", "relabel", "간판", "xxx"), ("p#2", "relabel", "약국", "yyy"), ("set/1.png", "relabel", "치킨", "")]
+    corrections = read_corrections(table(tmp_path / "c.csv", *rows, header=(*HEADER, "was")))
+    found = {}
+    for source in ("aihub-outdoor", "list"):
+        planned = partial(plan, source, [tmp_path / "set"])
+        build_lmdb(
+            tmp_path / source, planned, ImportSettings(), settings={}, workers=Workers(1), corrections=corrections
+        )
+        with LmdbReader(tmp_path / source) as reader:
+            found |= dict(zip(reader.keys(), reader.texts(), strict=True))
+            assert reader.manifest.left_out["placeholder label"] == {"aihub-outdoor": 2, "list": 1}[source]
+    assert found == {"p#1": "간판", "set/1.png": "치킨"}
 
 
 def test_an_interrupted_import_remembers_what_it_corrected(tmp_path, monkeypatch, capsys):

@@ -107,7 +107,9 @@ def import_(options: argparse.Namespace) -> None:
 
     scripts = tuple(script.strip() for script in options.scripts.split(","))
     chosen = ImportSettings(options.margin, options.short_side, options.quality, scripts, options.shrink)
-    record = {"source": options.source, "paths": options.paths, "import": dataclasses.asdict(chosen)}
+    facts = dataclasses.asdict(chosen)
+    del facts["rescued"]  # a set, and what corrections did is told by the manifest itself
+    record = {"source": options.source, "paths": options.paths, "import": facts}
     for path in map(Path, options.paths):
         if options.out.resolve().is_relative_to(path.expanduser().resolve()):
             raise HangulOcrError(f"{options.out}: lies in {path}, which is to be read; name a folder elsewhere")

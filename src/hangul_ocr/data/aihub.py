@@ -18,7 +18,7 @@ from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, scan
 from hangul_ocr.data.cropping import BadBox, Photograph, Region, parse_box
 from hangul_ocr.data.images import Size
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
-from hangul_ocr.data.sample import LeftOut, Sample, clean_label, label_fault, shortened
+from hangul_ocr.data.sample import LeftOut, Sample, clean_label, shortened
 
 OUTDOOR, FONTS = "aihub-outdoor", "aihub-fonts"
 OUTDOOR_LAYOUT = "a .json and an image of one name for each photograph, in folders or zips"
@@ -92,9 +92,7 @@ class OutdoorPhotograph:
                 yield LeftOut(key, "damaged entry", shortened(record))
                 continue
             text = clean_label(record.get("text"))
-            if reason := label_fault(text):
-                yield LeftOut(key, reason, shortened(text))
-            elif isinstance(self.image, str):
+            if isinstance(self.image, str):
                 yield LeftOut(key, self.image)
             else:
                 yield _region(key, text, record)

@@ -17,7 +17,7 @@ from hangul_ocr.data.annotations import ImageRecords, Record, plan_images
 from hangul_ocr.data.archives import FileIndex, StoredFile, scan
 from hangul_ocr.data.cropping import BadBox, Photograph, Region, parse_box, quad_of_characters
 from hangul_ocr.data.planning import ImportSettings, Planned
-from hangul_ocr.data.sample import LeftOut, clean_label, label_fault, shortened
+from hangul_ocr.data.sample import LeftOut, clean_label, shortened
 from hangul_ocr.hangul import FINALS, INITIALS, MEDIALS, is_syllable
 
 SOURCE = "aihub-wild"
@@ -108,8 +108,6 @@ def _region(
     key: str, word: _Word, characters: _Characters, image: Record, seen: set[tuple[str, bytes]]
 ) -> Region | LeftOut:
     text = clean_label(word.record.get("text"))
-    if reason := label_fault(text):
-        return LeftOut(key, reason, shortened(text))
     try:
         box = parse_box(word.record.get("bbox"))
     except BadBox as error:

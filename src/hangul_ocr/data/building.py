@@ -6,6 +6,7 @@ interrupted.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ def build_lmdb(
     path = Path(path).absolute()  # "." has no name to put a store beside
     refuse_foreign(path)
     aside, workers = place_aside(path), workers or Workers()
+    if corrections is not None:
+        chosen = dataclasses.replace(chosen, rescued=corrections.relabelled)
     with explained(path, _GO_ON):
         manifest = completed(aside, shards, with_corrections(settings, corrections))
         if manifest is None:

@@ -68,6 +68,11 @@ class Corrections:
         return (correction.key for correction in self._by_key.values())
 
     @property
+    def relabelled(self) -> frozenset[str]:
+        """The keys that get a new label, in the form that paths are compared in."""
+        return frozenset(key for key, correction in self._by_key.items() if correction.text is not None)
+
+    @property
     def sha256(self) -> str:
         """A hash of what is to be done, whichever files it stood in."""
         rows = [(c.key, c.text, c.was) for c in self._by_key.values()]

@@ -18,7 +18,7 @@ import numpy as np
 from hangul_ocr.data.archives import StoredFile, UnreadableFile
 from hangul_ocr.data.images import REDUCED, Size, UnreadableImage, check_image, decode_image, is_whole_jpeg, stored_size
 from hangul_ocr.data.planning import ImportSettings
-from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
+from hangul_ocr.data.sample import LeftOut, Sample, shortened
 
 # Nobody reads a word that is lower than this, in pixels.
 SMALLEST = 4
@@ -71,7 +71,7 @@ class Photograph:
         """
         wanted = []
         for region in self.regions:
-            if reason := label_fault(region.text):
+            if reason := settings.fault(region.key, region.text):
                 yield LeftOut(region.key, reason, shortened(region.text))
             else:
                 wanted.append(region)

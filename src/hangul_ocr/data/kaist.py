@@ -17,7 +17,7 @@ from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, scan
 from hangul_ocr.data.cropping import BadBox, Photograph, Region, rectangle
 from hangul_ocr.data.images import Size
 from hangul_ocr.data.planning import ImportSettings, Planned
-from hangul_ocr.data.sample import LeftOut, clean_label, label_fault, shortened
+from hangul_ocr.data.sample import LeftOut, clean_label, shortened
 from hangul_ocr.hangul import decode_text, normalise
 
 SOURCE = "kaist"
@@ -105,8 +105,6 @@ def _region(key: str, word: Element) -> Region | LeftOut:
     if not all(characters):
         return LeftOut(key, "character without text", "".join(filter(None, characters)))
     text = clean_label("".join(characters))
-    if reason := label_fault(text):
-        return LeftOut(key, reason, shortened(text))
     try:
         quad = rectangle(*(_number(word, name) for name in ("x", "y", "width", "height")))
     except BadBox as error:

@@ -40,7 +40,7 @@ from hangul_ocr.data.lmdb_store import (
     read_manifest_file,
     shard_folders,
 )
-from hangul_ocr.data.sample import LeftOut, Sample, shortened
+from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
 from hangul_ocr.data.tables import FULL_DISK
 from hangul_ocr.hangul import Alphabet, HangulOcrError, normalise
 from hangul_ocr.workspace import atomic_write_text
@@ -153,11 +153,13 @@ def as_record(item: Sample | LeftOut, alphabet: Alphabet | None = None) -> Recor
 def corrected(record: Record, correction: Correction) -> tuple[str, Record | LeftOut]:
     """Return what a correction does (``drop``, ``relabel``, or ``outdated``: nothing) and the record after it.
 
-    A new label keeps the former one among its facts, as ``label_was``, and loses the places of its characters.
+    A label that only a correction could have saved leaves the record out if that is not made. A new label keeps the
+    former one among its facts, as ``label_was``, and loses the places of its characters.
     """
     text = record.label.decode("utf-8")
     if not correction.fits(text):
-        return OUTDATED, record
+        fault = label_fault(text)
+        return OUTDATED, LeftOut(record.key, fault, shortened(text)) if fault else record
     if correction.text is None:
         return DROP, LeftOut(record.key, DROPPED, shortened(text))
     meta = {name: value for name, value in json.loads(record.meta).items() if name != "centres"}

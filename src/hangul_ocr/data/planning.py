@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from hangul_ocr.data.archives import StoredFile, UnreadableFile
+from hangul_ocr.data.dacon import canonical_path
 from hangul_ocr.data.images import Size, UnreadableImage, check_image, image_size, shrunk
 from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
 from hangul_ocr.hangul import HangulOcrError
@@ -22,7 +23,8 @@ class ImportSettings:
 
     Crops of photographs get ``margin`` times their short side around the box; they are halved as long as their short
     side keeps ``short_side`` pixels, and stored as JPEG of ``quality``. With ``shrink`` so are images that are samples
-    as they are, which keep their files' bytes else. ``scripts`` are kept of ICDAR's word lists. Raises
+    as they are, which keep their files' bytes else. ``scripts`` are kept of ICDAR's word lists. ``rescued`` are keys
+    (:func:`canonical_path`) that corrections label anew: work does not leave them out for labels like ``xxx``. Raises
     ``HangulOcrError`` for values that make no sense.
     """
 
@@ -31,6 +33,12 @@ class ImportSettings:
     quality: int = 95
     scripts: tuple[str, ...] = ("Korean",)
     shrink: bool = False
+    rescued: frozenset[str] = frozenset()
+
+    def fault(self, key: str, text: str) -> str:
+        """Return why the crop ``key`` is left out for its label ``text``; empty if it is not."""
+        fault = label_fault(text)
+        return "" if fault and canonical_path(key) in self.rescued else fault
 
     def __post_init__(self) -> None:
         for name, low, high in (("margin", 0, 1), ("short_side", 8, 4096), ("quality", 1, 100)):
@@ -88,7 +96,7 @@ class WholeImage:
         yield self._checked(settings)
 
     def _checked(self, settings: ImportSettings) -> Sample | LeftOut:
-        if reason := label_fault(self.text):
+        if reason := settings.fault(self.key, self.text):
             return LeftOut(self.key, reason, shortened(self.text))
         try:
             data = self.file.read()

@@ -80,7 +80,7 @@ class Style:
         Packaging adds letters of
         dots, woven labels, and spaces narrower than the font's.
         """
-        return cls(short_side=short_side, vertical=TALL_SHARE, space=(0.5, 1.5), dots=0.03, weave=0.05)
+        return cls(short_side=short_side, vertical=TALL_SHARE, space=(0.3, 1.5), dots=0.03, weave=0.05)
 
     def only(self, effect: str) -> Style:
         """Return this style with ``effect`` on every crop and every other effect off."""
