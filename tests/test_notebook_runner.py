@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from fontTools.ttLib import TTFont
 
 from hangul_ocr import notebook_runner
+from hangul_ocr.evaluation.webfont import FAMILY
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.notebook_runner import NotebookFailed, Progress, Timings, inject_parameters, run_notebooks
 
@@ -36,6 +39,15 @@ def printed(notebook: nbformat.NotebookNode) -> str:
     return "".join(output.get("text", "") for output in outputs)
 
 
+def characters_of_its_font(page: str) -> set[str]:
+    """Return what the font inside a page can draw; its rules must come before it is named for text and for code."""
+    rules = re.search(r"<style>@font-face.*?base64,([A-Za-z0-9+/=]+).*?</style></head>", page, re.DOTALL)
+    assert rules
+    for name in ("content", "ui", "code"):
+        assert re.search(rf"--jp-{name}-font-family: [^;]*'{FAMILY}'", rules[0])
+    return set(map(chr, TTFont(io.BytesIO(base64.b64decode(rules[1]))).getBestCmap()))
+
+
 @pytest.fixture
 def notebooks(tmp_path: Path) -> Path:
     return tmp_path / "a folder" / "notebooks"
@@ -51,6 +63,7 @@ def test_two_notebooks_run_in_order_with_parameters_and_the_notebooks_folder_as_
     assert "42 한글" in printed(read_notebook(tmp_path / "out" / "02_second.ipynb"))
     assert "42 한글" in (tmp_path / "out" / "02_second.html").read_text(encoding="utf-8")
     assert "require.min.js" not in (tmp_path / "out" / "02_second.html").read_text(encoding="utf-8")
+    assert {"한", "글"} <= characters_of_its_font((tmp_path / "out" / "02_second.html").read_text(encoding="utf-8"))
     assert "    42 한글\n" in screen.getvalue()
     assert "[2/2] 02_second" in screen.getvalue()
     assert set(json.loads((tmp_path / "out" / "timings.json").read_text())[""]) == {"01_first", "02_second"}

@@ -91,6 +91,8 @@ def open_ensemble(
         steps.require_same_data(other.folder, its.hashes())
     ensemble = Ensemble(ensemble_folder(workspace, names, chosen[1:]), [run, *others], [prepared, *own], chosen)
     _require_trained(ensemble)
+    for member in ensemble.runs:
+        steps.say_what_is_unfinished(member)
     _say_what_is_not_known(ensemble)
     return ensemble
 
@@ -118,7 +120,6 @@ def _require_trained(ensemble: Ensemble) -> None:
                 f"run {name}: fold {missing[0]} is not trained; finish it with `hangul-ocr train --run {name} --fold "
                 f"{missing[0]}`, or leave the run out"
             )
-        steps.say_what_is_unfinished(run)
 
 
 def _say_what_is_not_known(ensemble: Ensemble) -> None:

@@ -74,7 +74,7 @@ def error_report(frame: pd.DataFrame, crops: LmdbReader, name: str, max_megabyte
     sections = _sections(frame)
     charts = sum(len(png) for section in sections for png, _ in section.pictures)
     room = max_megabytes * MEGABYTE - charts * 4 / 3 - _PAGE_BYTES
-    pictures, lost = _crops_within(by_interest(frame), crops, room)
+    pictures = _crops_within(by_interest(frame), crops, room)
     scores = score(frame["text"].tolist(), frame["prediction"].tolist())
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     return Report(
@@ -84,7 +84,7 @@ def error_report(frame: pd.DataFrame, crops: LmdbReader, name: str, max_megabyte
         crops=pictures,
         cards=_cards(frame, scores),
         sections=sections,
-        coverage=_coverage(frame, pictures, lost, max_megabytes),
+        coverage=_coverage(frame, pictures, max_megabytes),
         footer="Works without a network: pictures, styles and script are inside this file. Hangul is drawn in the "
         "system's font, or else in a part of NanumGothic (© NAVER Corporation, SIL Open Font License 1.1). "
         "Made by hangul-ocr.",
@@ -110,19 +110,17 @@ def _crop(crops: LmdbReader, key: str) -> np.ndarray:
     return _UNREADABLE if image is None else image
 
 
-def _crops_within(keys: Sequence[str], crops: LmdbReader, room: float) -> tuple[dict[str, str], int]:
-    """Return the first crops of ``keys`` as data URIs, as many as ``room`` bytes hold, and how many are no images."""
+def _crops_within(keys: Sequence[str], crops: LmdbReader, room: float) -> dict[str, str]:
+    """Return the first crops of ``keys`` as data URIs, as many as ``room`` bytes hold; empty for no image."""
     found: dict[str, str] = {}
-    lost = 0
     for key in keys:
         image = crop_or_none(crops, key)
-        lost += image is None
         uri = "" if image is None else crop_uri(image)
         room -= len(uri) + _ROW_BYTES
         if room < 0:
             break
         found[key] = uri
-    return found, lost
+    return found
 
 
 def _fitted(report: Report, max_megabytes: float) -> tuple[Report, str]:
@@ -132,13 +130,13 @@ def _fitted(report: Report, max_megabytes: float) -> tuple[Report, str]:
         shown = dict(report.crops)
         while excess > 0 and shown:
             excess -= len(shown.popitem()[1]) + _ROW_BYTES
-        lost = sum(not uri for uri in shown.values())
-        report = replace(report, crops=shown, coverage=_coverage(report.frame, shown, lost, max_megabytes))
+        report = replace(report, crops=shown, coverage=_coverage(report.frame, shown, max_megabytes))
         page = render(report)
     return report, page
 
 
-def _coverage(frame: pd.DataFrame, shown: dict[str, str], lost: int, max_megabytes: float) -> str:
+def _coverage(frame: pd.DataFrame, shown: dict[str, str], max_megabytes: float) -> str:
+    lost = sum(not uri for uri in shown.values())
     wrong = set(frame.loc[~frame["correct"], "img_path"])
     n_wrong = len(wrong & shown.keys())
     if len(shown) == len(frame):

@@ -344,9 +344,9 @@ def _hangul_style(page: str) -> str:
     """Return style rules that let a page show its Hangul on a machine without a Korean font."""
     face = font_face("".join(sorted({character for character in page if not character.isascii()})))
     # Not system-ui: where it is a font without Hangul, Chromium draws boxes in it before it tries the next one.
-    text, code = "-apple-system, 'Segoe UI', Helvetica, Arial", "Menlo, Consolas, 'DejaVu Sans Mono'"
-    families = {"content": f"{text}, '{FAMILY}', sans-serif", "ui": f"{text}, '{FAMILY}', sans-serif"}
-    families["code"] = f"{code}, '{FAMILY}', monospace"
+    text = f"-apple-system, 'Segoe UI', Helvetica, Arial, '{FAMILY}', sans-serif"
+    code = f"Menlo, Consolas, 'DejaVu Sans Mono', '{FAMILY}', monospace"
+    families = {"content": text, "ui": text, "code": code}
     rules = "".join(f"--jp-{name}-font-family: {family} !important; " for name, family in families.items())
     return f"{face} :root, body {{ {rules}}}" if face else ""
 

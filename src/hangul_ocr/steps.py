@@ -612,9 +612,9 @@ def _is_current(run: Run, reader: LmdbReader, *names: str) -> bool:
     """Tell whether these files of the run are younger than the weights and the crops that they were made from."""
     files = [run.folder / name for name in names]
     made_from = [*run.fold_checkpoints(), *reader.path.glob("*.mdb")]
-    if not all(file.is_file() for file in files) or _decoding_of(run, names[0]) != decoding_facts(
-        run.settings.decoding
-    ):
+    if not all(file.is_file() for file in files):
+        return False
+    if _decoding_of(run, names[0]) != decoding_facts(run.settings.decoding):
         return False
     return min(file.stat().st_mtime for file in files) >= max(file.stat().st_mtime for file in made_from)
 

@@ -122,10 +122,8 @@ def _font_images(records: ImageRecords, images: FileIndex, table: StoredFile) ->
             attributes = record.get("attributes")
             facts = {k: v for k, v in attributes.items() if _is_fact(v)} if isinstance(attributes, dict) else {}
             text = clean_label(record.get("text"))
-            rivals = _rivals(records, image, images, text)
-            yield WholeImage(
-                image, image.name, text, FONTS, facts=facts, declared=size_of(records.image), rivals=rivals
-            )
+            size, rivals = size_of(records.image), _rivals(records, image, images, text)
+            yield WholeImage(image, image.name, text, FONTS, facts=facts, declared=size, rivals=rivals)
 
 
 def _rivals(records: ImageRecords, image: StoredFile, images: FileIndex, text: str) -> tuple[Size | None, ...]:
@@ -133,7 +131,8 @@ def _rivals(records: ImageRecords, image: StoredFile, images: FileIndex, text: s
     return tuple(
         size_of(claim.image)
         for claim in records.claims
-        if clean_label(claim.annotation.get("text")) != text and images.find(claim.name, near=claim.table.name) == image
+        if clean_label(claim.annotation.get("text")) != text
+        and image in images.nearest(claim.name, near=claim.table.name)
     )
 
 

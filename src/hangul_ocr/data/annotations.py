@@ -44,8 +44,8 @@ SELECT i.name, i.record, a.record FROM images i JOIN annotations a ON a.image = 
 WHERE i.stem = ? ORDER BY a.number
 """
 _INDEXES = """
-CREATE INDEX IF NOT EXISTS by_stem ON images (stem);
-CREATE INDEX IF NOT EXISTS by_image ON annotations (image);
+CREATE INDEX by_stem ON images (stem);
+CREATE INDEX by_image ON annotations (image);
 """
 _STRAY = "SELECT image, record FROM annotations WHERE image NOT IN (SELECT id FROM images) ORDER BY number"
 _BARE = "SELECT name FROM images WHERE id NOT IN (SELECT image FROM annotations) ORDER BY name"
@@ -168,6 +168,7 @@ class AnnotationTable:
             self._database.executescript(_SCHEMA)
             self._fill("images", self._image_row, "INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)")
             self._fill("annotations", self._annotation_row, "INSERT INTO annotations (image, record) VALUES (?, ?)")
+            self._database.executescript(_INDEXES)
 
     def __enter__(self) -> AnnotationTable:
         return self
@@ -199,11 +200,6 @@ class AnnotationTable:
             first = next(group)
             records = [json.loads(row[3]) for row in itertools.chain([first], group)]
             yield ImageRecords(name, kind, json.loads(first[2]), records)
-
-    def prepare_claims(self) -> None:
-        """Make :meth:`claims` quick."""
-        with self._explained():
-            self._database.executescript(_INDEXES)
 
     def claims(self, name: str) -> Iterator[Claim]:
         """Yield what this file says of images called ``name``, whatever their folders and suffix."""
@@ -252,13 +248,7 @@ class AnnotationTable:
         if record.get("id") is None or not isinstance(record.get("file_name"), str):
             return None
         name = normalise(record["file_name"])
-        return (
-            _plain(record["id"]),
-            _plain(name),
-            _plain(stem_of(name)),
-            _plain(record.get("type") or ""),
-            _as_json(record),
-        )
+        return (*map(_plain, (record["id"], name, stem_of(name), record.get("type") or "")), _as_json(record))
 
     def _annotation_row(self, record: Record) -> tuple | None:
         if record.get("image_id") is None:
@@ -332,8 +322,6 @@ def plan_images(
     yield from (*found.left_out, *found.others({".json"}, "a label"), *others)
     with ExitStack() as stack:
         tables = [stack.enter_context(AnnotationTable(file)) for file in parts]
-        for table in tables if len(tables) > 1 else []:
-            table.prepare_claims()
         for table in tables:
             yield from table.left_out()
             for records in table.by_image():

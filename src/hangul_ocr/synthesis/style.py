@@ -77,8 +77,7 @@ class Style:
     def training(cls, short_side: tuple[int, int]) -> Style:
         """Return what a recogniser learns from: signs, and what is harder than most of them, more often.
 
-        Packaging adds letters of
-        dots, woven labels, and spaces narrower than the font's.
+        Packaging adds letters of dots, woven labels, and spaces narrower than the font's.
         """
         return cls(short_side=short_side, vertical=TALL_SHARE, space=(0.3, 1.5), dots=0.03, weave=0.05)
 
