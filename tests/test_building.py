@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -126,6 +127,17 @@ def test_the_same_call_runs_on_a_dask_cluster(tmp_path: Path) -> None:
     assert content(tmp_path / "s") == serial(tmp_path / "serial", 100)
 
 
+def test_the_same_call_runs_on_ray(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    seen = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, runtime_env=seen)
+    try:
+        build_lmdb(tmp_path / "s", pieces(100), SETTINGS, settings={}, workers=Workers(2, "ray"))
+    finally:
+        ray.shutdown()
+    assert content(tmp_path / "s") == serial(tmp_path / "serial", 100)
+
+
 def test_finished_samples_need_no_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Workers, "call", lambda *_: pytest.fail("work was handed out"))
     items = [Sample(str(n), IMAGES[n % 8], "가", "x") for n in range(700)]
@@ -148,7 +160,7 @@ def test_no_more_than_two_stretches_wait(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_unknown_backend_and_one_that_is_not_installed(tmp_path: Path) -> None:
     for backend, message in (("spark", "choose one of dask, ray, loky"), ("ray", "needs a package")):
-        if backend == "spark" or not shutil.which("ray"):
+        if backend == "spark" or not importlib.util.find_spec("ray"):
             with pytest.raises(HangulOcrError, match=message):
                 build_lmdb(tmp_path / "s", pieces(2), SETTINGS, settings={}, workers=Workers(2, backend))
     assert list(tmp_path.iterdir()) == []

@@ -68,9 +68,11 @@ class Workers:
                 stretch.cancel()
 
     def call(self, calls: list) -> Iterator:
-        """Return the results of joblib's ``delayed`` calls in order; all are under way when this returns."""
+        """Return the results of joblib's ``delayed`` calls in order; all are under way or done when this returns."""
+        # Ray's backend for joblib cannot return results one by one, so there a stretch is waited for.
+        return_as = "list" if self.backend == "ray" else "generator"
         with self._config():
-            return Parallel(return_as="generator", batch_size=1, pre_dispatch="all")(calls)
+            return iter(Parallel(return_as=return_as, batch_size=1, pre_dispatch="all")(calls))
 
     def _number(self) -> int:
         with self._config():
