@@ -240,22 +240,26 @@ def test_folds_need_a_pretraining_or_weights(trained, capsys):
 
 
 def test_steps_before_their_time_name_the_step_to_run(trained, capsys):
-    assert "no trained fold; run notebook 05" in error_of(capsys, "ensemble", "--preset", "smoke", "--run", "early")
-    assert "run notebook 05" in error_of(capsys, "submit", "--preset", "smoke", "--run", "early")
-    assert "run name '../x'" in error_of(capsys, "ensemble", "--preset", "smoke", "--run", "../x")
+    for command in ("ensemble", "submit", "suspects", "report"):
+        message = error_of(capsys, command, "--preset", "smoke", "--run", "early")
+        assert "run 'early': no " in message
+        assert "smoke-sample" in message
+    assert not (trained / "output" / "runs" / "early").exists(), "a name mistyped"
+    assert "run name '../x'" in error_of(capsys, "train", "--preset", "smoke", "--run", "../x")
 
 
 def test_submission_from_outdated_predictions_is_refused(trained, capsys):
     run = trained / "output" / "runs" / "smoke-sample"
     submission = trained / "submissions" / "submission.csv"
-    before, oof = submission.stat().st_mtime_ns, run / "oof.csv"
-    times = oof.stat()
-    os.utime(oof, (0, 0))
+    before, weights = submission.stat().st_mtime_ns, run / "fold0" / "best.safetensors"
+    kept, times = weights.read_bytes(), weights.stat()
+    weights.write_bytes((run / "fold1" / "best.safetensors").read_bytes())
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # as copies and archives keep it
     try:
         message = error_of(capsys, "submit", "--preset", "smoke")
     finally:
-        os.utime(oof, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert "oof.csv: older than the weights or the crops; run notebook 05" in message
+        weights.write_bytes(kept)
+    assert "oof.csv: made from other weights or crops; run notebook 05" in message
     assert submission.stat().st_mtime_ns == before
 
 

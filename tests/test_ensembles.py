@@ -175,8 +175,8 @@ def test_the_ensemble_is_handed_in_with_its_honest_score(finished, capsys):
     assert float(log["cv"][0]) == pytest.approx(ensembles.load_record(ensemble)["score"]["accuracy"], abs=1e-4)
     assert "nothing to compare it with" in capsys.readouterr().out
     ensembles.hand_in(ensemble, house.workspace)
-    assert "0 rows differ" in capsys.readouterr().out
-    assert len(read_table(path.with_name("changes.csv"))) == 0
+    assert "the same as the former one" in capsys.readouterr().out
+    assert len(read_table(path.with_name("log.csv"))) == 1
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

@@ -89,6 +89,15 @@ def test_without_the_right_string_among_the_candidates_weights_stay_equal():
     assert choice.weights == pytest.approx([0.5, 0.5])
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_confidence_counts_the_crops_whose_right_string_no_member_listed(way):
+    readings, texts = readings_of([2.5, 2.0], 3000)
+    texts = [text if i % 5 else "없다" for i, text in enumerate(texts)]
+    choice = fit(way, Stack.of(readings), texts, ["a", "b"])
+    strings, chances = apply(choice, Stack.of(readings))
+    assert float(chances.mean()) == pytest.approx(accuracy(strings, texts), abs=0.06)
+
+
 def test_crops_with_different_numbers_of_candidates_share_a_stack():
     one = Reading(["가"], np.array([[-0.1], [-0.2]]), ["가", "가"])
     two = Reading(["나", "다"], np.array([[-2.0, -0.1], [-0.1, -2.0]]), ["다", "나"], np.array([0.0, 1.0]))

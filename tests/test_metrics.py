@@ -114,16 +114,38 @@ def test_mcnemar_counts_the_rows_that_differ():
     texts = ["가"] * 20
     first = ["가"] * 10 + ["나"] * 10
     second = ["가"] * 9 + ["나"] + ["가"] * 8 + ["나"] * 2
-    result = metrics.mcnemar(texts, first, second)
+    result = metrics.paired_test(texts, first, second)
     assert (result.only_first, result.only_second) == (1, 8)
     # Binomial(9, 1/2): 2 (1 + 9) / 512.
     assert result.p_value == pytest.approx(20 / 512)
-    assert metrics.mcnemar(texts, first, first).p_value == 1.0
+    assert metrics.paired_test(texts, first, first).p_value == 1.0
+
+
+def test_crops_of_one_photograph_change_places_together():
+    texts = ["가"] * 12
+    first, second = ["가"] * 6 + ["나"] * 6, ["나"] * 6 + ["가"] * 6
+    assert metrics.paired_test(texts, first, second, list("aaaaaabbbbbb")).p_value == 1.0
+    better = ["가"] * 12
+    # Six crops better: 2 of 64 ways to flip them are as far from nought; as one photograph, both of 2.
+    assert metrics.paired_test(texts, first, better).p_value == pytest.approx(2 / 64)
+    assert metrics.paired_test(texts, first, better, list("aaaaaabbbbbb")).p_value == 1.0
+    # Photographs that gain 1, 2 and 3 crops: 2 of 8 ways.
+    assert metrics.paired_test(texts, first, better, list("aaaaaabccddd")).p_value == pytest.approx(2 / 8)
+
+
+def test_the_test_of_photographs_keeps_its_level():
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(60), 6)
+    found = []
+    for _ in range(300):
+        readings = [np.repeat(rng.random(60) < 0.8, 6) for _ in range(2)]
+        first, second = (np.where(right, "가", "나").tolist() for right in readings)
+        found.append(metrics.paired_test(["가"] * 360, first, second, groups.tolist()).p_value < 0.05)
+    assert np.mean(found) < 0.08
 
 
 def test_mcnemar_holds_for_thousands_of_rows():
     n = 6000
-    result = metrics.mcnemar(["가"] * n, ["가"] * 3000 + ["나"] * 3000, ["나"] * 3000 + ["가"] * 3000)
+    result = metrics.paired_test(["가"] * n, ["가"] * 3000 + ["나"] * 3000, ["나"] * 3000 + ["가"] * 3000)
     assert result.p_value == 1.0
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -23,8 +24,9 @@ from hangul_ocr.evaluation import errors
 from hangul_ocr.evaluation.labels import LEAST_CONFIDENCE
 from hangul_ocr.evaluation.report import Report, by_interest, crop_uri, render
 from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.inference.submission import file_sha256, log_submission
 from hangul_ocr.steps import Prepared
-from hangul_ocr.training.kfold import Run
+from hangul_ocr.training.kfold import ENVIRONMENT, Run
 
 EVIL = "</script><img src=x onerror=alert(1)>{{DATA}} & ]]> <!--"
 IMAGE = np.full((32, 96, 3), 90, np.uint8)
@@ -234,10 +236,87 @@ def test_runs_are_compared_by_name_or_file_with_their_crops(read, tmp_path):
     other = read_table(run.folder / results.OOF).assign(prediction=prepared.train.texts())
     write_table(other[["img_path", "text", "prediction"]], tmp_path / "mended.csv")
     workspace = workspace_in(tmp_path)
-    compared = results.compare_named(workspace, "mine", str(tmp_path / "mended.csv"))
+    compared = results.compare_named(workspace, "mine", str(tmp_path / "mended.csv"), prepared.folds)
     assert compared.names == ("mine", "mended")
     assert (compared.test.only_first, compared.test.only_second) == (0, -(-len(other) // 3))
     figures = error_report.comparison_pictures(compared, prepared.train)
     assert list(figures) == ["changes", "better", "worse"]
     with pytest.raises(HangulOcrError, match=r"run 'their': no .*there are mine.; name another run"):
-        results.compare_named(workspace, "mine", "their")
+        results.compare_named(workspace, "mine", "their", prepared.folds)
+
+
+def test_a_run_of_other_crops_or_labels_is_no_run_to_compare_with(read, tmp_path):
+    run, _ = read
+    facts = json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8"))
+    for name, data in {"alike": facts["data"], "relabelled": "0" * 64}.items():
+        folder = run.folder.with_name(name)
+        shutil.copytree(run.folder, folder)
+        (folder / ENVIRONMENT).write_text(json.dumps(facts | {"data": data}), encoding="utf-8")
+    (run.folder.with_name("broken")).mkdir()
+    shutil.copy(run.folder / results.OOF, run.folder.with_name("broken"))
+    assert results.other_runs(run) == ["alike"]
+
+
+def test_a_fold_column_that_was_overwritten_is_refused(read):
+    run, prepared = read
+    path = run.folder / results.OOF
+    write_table(read_table(path).assign(fold=0), path)
+    with pytest.raises(HangulOcrError, match="is in fold 1, not 0"):
+        results.oof_errors(run, prepared.train, prepared.folds)
+
+
+def test_rows_deleted_from_a_whole_fold_are_noticed(read, tmp_path):
+    run, prepared = read
+    path = run.folder / results.OOF
+    results.write_record(run.folder, {}, results.OOF)
+    table = read_table(path)
+    write_table(table[table["fold"] != "1"], path)
+    for look in (
+        lambda: results.oof_errors(run, prepared.train, prepared.folds),
+        lambda: results.load_predictions(workspace_in(tmp_path), "mine"),
+    ):
+        with pytest.raises(HangulOcrError, match=r"oof.csv: edited since it was written; put the original"):
+            look()
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda t: t.iloc[2:], "its rows are not those of"),
+        (lambda t: t.assign(confidence="high"), "has the confidence 'high'"),
+        (lambda t: t.drop(columns="confidence"), "no column confidence"),
+        (lambda t: t.assign(text="가"), "edited since it was written"),
+    ],
+)
+def test_test_predictions_edited_by_hand_are_refused(read, edit, told):
+    run, prepared = read
+    test = prepared.competition.test["img_path"]
+    path = run.folder / results.TEST_PREDICTIONS
+    write_table(pd.DataFrame({"img_path": test, "text": "나", "confidence": 0.5}), path)
+    results.write_record(run.folder, {}, results.TEST_PREDICTIONS)
+    assert results.load_test_predictions(run, prepared.competition)["confidence"].tolist() == [0.5] * len(test)
+    write_table(edit(read_table(path)), path)
+    with pytest.raises(HangulOcrError, match=told):
+        results.load_test_predictions(run, prepared.competition)
+
+
+def test_what_was_handed_in_is_told_by_the_files_bytes(read, tmp_path):
+    _, prepared = read
+    file, log = tmp_path / "submission.csv", tmp_path / "log.csv"
+    facts = {"commit": "", "cv_low": 0.8, "cv_high": 0.9, "file": file}
+    for run, text, cv in (("A", "가", 0.85), ("B", "나", 0.86)):
+        file.write_text(f"img_path,text\na.png,{text}\n", encoding="utf-8")
+        log_submission(log, run=run, cv=cv, sha256=file_sha256(file), **facts)
+    assert results.submission_rows(file, prepared.competition)[0] == ("handed in", "B, cross-validated 86.00 %")
+    file.write_text("img_path,text\na.png,가\n", encoding="utf-8")
+    assert results.submission_rows(file, prepared.competition)[0] == ("handed in", "A, cross-validated 85.00 %")
+    write_table(read_table(log).assign(cv=""), log)
+    assert results.submission_rows(file, prepared.competition)[0] == ("handed in", "A")
+    file.write_text("img_path,text\na.png,다\n", encoding="utf-8")
+    assert "does not know" in results.submission_rows(file, prepared.competition)[0][1]
+
+
+def test_csv_files_are_called_by_what_tells_them_apart(tmp_path):
+    assert results._short_name("v1.5") == "v1.5"
+    assert results._short_name("runs/v1.5/oof.csv") == "v1.5"
+    assert results._short_name("tables/mine.v2.csv") == "mine.v2"

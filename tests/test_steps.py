@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,17 @@ import pandas as pd
 import pytest
 import torch
 from conftest import write_csv
+from read_runs import read_run
 
 from hangul_ocr import steps
 from hangul_ocr.data.dacon import read_competition
 from hangul_ocr.evaluation import plots
 from hangul_ocr.exploration import disputed_crops
-from hangul_ocr.hangul import Alphabet, HangulOcrError
-from hangul_ocr.inference.decoding import decoding_facts
+from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.inference.ensemble import Reading, combine
-from hangul_ocr.models.checkpoint import save_tensors
-from hangul_ocr.results import RESCORED, scores_by_part
+from hangul_ocr.models.checkpoint import save_model, save_tensors
+from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.results import RESCORED, scores_by_part, write_record
 from hangul_ocr.session import run_name
 from hangul_ocr.settings import DecodingSettings, Settings, TrainingSettings, load_settings, preset
 from hangul_ocr.training.kfold import Run, load_run, open_run
@@ -209,28 +211,40 @@ def test_a_fold_that_has_begun_refuses_other_weights(tmp_path):
         steps._record_start(folder, tmp_path / "gone.safetensors")
 
 
-def test_another_way_to_weigh_strings_needs_no_other_run(tmp_path):
-    folder, alphabet = tmp_path / "run", Alphabet("가나다")
-    run = open_run(folder, SMOKE, alphabet)
-    (folder / "oof.csv").touch()
-    weighed = replace(SMOKE, decoding=DecodingSettings(length_bonus=0.5))
-    again = open_run(folder, weighed, alphabet)
-    assert load_run(folder).settings == weighed
-    assert steps._decoding_of(run, "oof.csv") == decoding_facts(run.settings.decoding)
-    assert steps._decoding_of(again, "oof.csv") != decoding_facts(again.settings.decoding)
-    steps._record_decoding(again, "oof.csv")
-    assert steps._decoding_of(again, "oof.csv") == decoding_facts(again.settings.decoding)
+def test_another_way_to_weigh_strings_needs_no_other_run(tmp_path, mini_competition):
+    run, prepared = read_run(tmp_path, mini_competition)
+    made_from = steps._made_from(run, prepared.train)
+    assert not steps._is_current(run, made_from, "oof.csv"), "nobody knows what it was made from"
+    write_record(run.folder, made_from, "oof.csv")
+    assert steps._is_current(run, made_from, "oof.csv")
+    assert not steps._is_current(run, made_from, "oof.csv", "oof_candidates.jsonl"), "one is missing"
+    weighed = replace(run.settings, decoding=DecodingSettings(length_bonus=0.5))
+    again = open_run(run.folder, weighed, run.alphabet)
+    assert load_run(run.folder).settings == weighed
+    assert not steps._is_current(again, steps._made_from(again, prepared.train), "oof.csv")
     with pytest.raises(HangulOcrError, match="other settings"):
-        open_run(folder, replace(weighed, seed=5), alphabet)
+        open_run(run.folder, replace(weighed, seed=5), run.alphabet)
 
 
-def test_an_edited_lexicon_is_another_way_to_weigh_strings(tmp_path):
+def test_readings_are_of_the_weights_that_there_are_whatever_their_dates(tmp_path, mini_competition):
+    run, prepared = read_run(tmp_path, mini_competition)
+    write_record(run.folder, steps._made_from(run, prepared.train), "oof.csv")
+    weights = run.fold_folder(0) / BEST
+    before = weights.stat()
+    torch.manual_seed(99)
+    save_model(weights, Recognizer(run.settings.model, run.alphabet))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not steps._is_current(run, steps._made_from(run, prepared.train), "oof.csv")
+
+
+def test_an_edited_lexicon_is_another_way_to_weigh_strings(tmp_path, mini_competition):
     words = tmp_path / "words.txt"
     words.write_text("치킨\n피자\n", encoding="utf-8")
-    settings = replace(SMOKE, decoding=DecodingSettings(lexicon=str(words), lexicon_bonus=1.0))
-    run = open_run(tmp_path / "run", settings, Alphabet("가나다"))
-    steps._record_decoding(run, "oof.csv")
+    run, prepared = read_run(tmp_path, mini_competition)
+    settings = replace(run.settings, decoding=DecodingSettings(lexicon=str(words), lexicon_bonus=1.0))
+    run = open_run(run.folder, settings, run.alphabet)
+    write_record(run.folder, steps._made_from(run, prepared.train), "oof.csv")
     words.write_text("피자\n\n치킨\n", encoding="utf-8")
-    assert steps._decoding_of(run, "oof.csv") == decoding_facts(settings.decoding), "the same words"
+    assert steps._is_current(run, steps._made_from(run, prepared.train), "oof.csv"), "the same words"
     words.write_text("치킨\n", encoding="utf-8")
-    assert steps._decoding_of(run, "oof.csv") != decoding_facts(settings.decoding)
+    assert not steps._is_current(run, steps._made_from(run, prepared.train), "oof.csv")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import crop_png, write_csv
 
 from hangul_ocr.data.dacon import Competition, read_competition
-from hangul_ocr.data.tables import read_table
+from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.inference.submission import (
     changed_rows,
@@ -19,6 +21,7 @@ from hangul_ocr.inference.submission import (
     former_submission,
     leaderboard_table,
     log_submission,
+    read_log,
     say_changes,
     submission_warnings,
     validate_file,
@@ -227,8 +230,40 @@ def test_a_former_submission_of_other_rows_or_none_is_not_compared(
 def test_the_leaderboard_beside_cross_validation(tmp_path: Path) -> None:
     log_one(tmp_path / "log.csv", "first")
     log_one(tmp_path / "log.csv", "second")
-    log = read_table(tmp_path / "log.csv")
-    assert leaderboard_table(log).empty
-    table = leaderboard_table(log.assign(public_score=["0.50", ""]))
+    assert leaderboard_table(read_log(tmp_path / "log.csv"), 800).empty
+    type_scores(tmp_path / "log.csv", "0.50", "")
+    table = leaderboard_table(read_log(tmp_path / "log.csv"), 800)
     assert table.index.tolist() == ["first"]
-    assert table.iloc[0].tolist() == [51.23, "49.00 to 53.00", 50.0, -1.23, "yes"]
+    # 2 points of cross-validation and 1.96 x 1.77 of 800 test rows, added as squares.
+    assert table.iloc[0].tolist() == [51.23, "49.00 to 53.00", 50.0, -1.23, 4.0, "no"]
+    assert leaderboard_table(read_log(tmp_path / "log.csv"), 10**9)["chance allows"].tolist() == [2.0]
+
+
+def test_equal_worth_is_called_more_than_chance_once_in_twenty_times() -> None:
+    rng, rows, n, truth = np.random.default_rng(0), 2992, 800, 0.9
+    cv, public = rng.binomial(rows, truth, 2000) / rows, rng.binomial(n, truth, 2000) / n
+    reach = 1.96 * np.sqrt(cv * (1 - cv) / rows)
+    log = pd.DataFrame({"cv": cv, "cv_low": cv - reach, "cv_high": cv + reach, "public_score": public, "run": "x"})
+    assert leaderboard_table(log, n)["more than chance"].eq("yes").mean() == pytest.approx(0.05, abs=0.02)
+
+
+def test_public_scores_may_be_typed_in_percent_and_with_a_comma(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    log_one(path, "first")
+    for typed, score in {"84.2": 0.842, "0,842": 0.842, "84,2 %": 0.842, "1": 1.0, "0": 0.0}.items():
+        type_scores(path, typed)
+        assert read_log(path)["public_score"].tolist() == pytest.approx([score])
+    for typed in ("gut", "-1", "842"):
+        type_scores(path, typed)
+        with pytest.raises(HangulOcrError, match=f"public score '{typed}' of first is none; type it as"):
+            read_log(path)
+
+
+def type_scores(log: Path, *scores: str) -> None:
+    write_table(read_table(log).assign(public_score=scores), log)
+
+
+def test_a_competition_without_template_has_nothing_to_hold_a_file_against(competition: Competition) -> None:
+    bare = replace(competition, template=pd.DataFrame())
+    with pytest.raises(HangulOcrError, match=r"sample_submission.csv: not found; put"):
+        validate_file(competition.folder / "sample_submission.csv", bare)

@@ -61,13 +61,16 @@ def test_dacon_gets_file_token_competition_team_and_memo(submission, tmp_path, m
         ("return {'detail': 'token ' + token + ' is wrong'}", r"token \(token\) is wrong"),
         ("raise ConnectionError('no route for ' + token)", r"ConnectionError: no route for \(token\)"),
         ("return None", "has not taken"),
+        ("raise SystemExit('bad ' + token)", r"SystemExit: bad \(token\)"),
+        ("print('sent', token); return {'detail': 'no'}", "has not taken"),
     ],
 )
-def test_a_refusal_is_told_once_without_the_token(submission, tmp_path, monkeypatch, body, told):
+def test_a_refusal_is_told_once_without_the_token(submission, tmp_path, monkeypatch, capsys, body, told):
     calls = install_dacon(tmp_path, monkeypatch, body)
     with pytest.raises(HangulOcrError, match=told) as caught:
-        upload_to("dacon", submission, "235970")
-    assert SECRET not in str(caught.value)
+        upload_to("dacon", submission, "235970", "우리팀")
+    shown = capsys.readouterr()
+    assert SECRET not in str(caught.value) + shown.out + shown.err
     assert len(calls_in(calls)) == 1
 
 
@@ -79,6 +82,8 @@ def test_dacon_without_token_package_or_file(submission, tmp_path, monkeypatch):
     for name in ("dacon_submit_api", "dacon_submit_api.dacon_submit_api"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(HangulOcrError, match="dacon_submit_api is not installed"):
+        upload_to("dacon", submission, "1", "우리팀")
+    with pytest.raises(HangulOcrError, match="give it by --team"):
         upload_to("dacon", submission, "1")
     with pytest.raises(HangulOcrError, match="no such file"):
         upload_to("dacon", tmp_path / "gone.csv", "1")
@@ -116,6 +121,14 @@ def test_kaggle_refuses(submission, tmp_path, monkeypatch, line, code):
     assert len(calls_in(calls)) == 1
 
 
+def test_an_answer_in_another_encoding_is_no_failure(submission, tmp_path, monkeypatch):
+    install_kaggle(tmp_path, monkeypatch, "x")
+    program = tmp_path / "bin" / "kaggle"
+    line = "Successfully submitted to 한글".encode("cp949")
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.stdout.buffer.write({line!r})\n", encoding="utf-8")
+    assert "Kaggle has taken" in upload_to("kaggle", submission, "korean-ocr")
+
+
 def test_kaggle_is_not_there(submission, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HangulOcrError, match="pip install kaggle"):
@@ -129,7 +142,7 @@ def test_the_command_checks_the_file_first_and_tells_the_answer(tmp_path, mini_c
     template = (mini_competition / "sample_submission.csv").read_text(encoding="utf-8-sig")
     (tmp_path / "good.csv").write_text(template.replace(",\n", ",가\n"), encoding="utf-8")
     (tmp_path / "short.csv").write_text("img_path,text\n", encoding="utf-8")
-    command = ["upload", "--to", "dacon", "--competition", "1", "--data", str(mini_competition)]
+    command = ["upload", "--to", "dacon", "--competition", "1", "--team", "팀", "--data", str(mini_competition)]
     assert cli.main([*command, str(tmp_path / "short.csv")]) == 1
     assert "short.csv: not uploaded: 8 img_path missing" in capsys.readouterr().err
     assert calls_in(calls) == []

@@ -190,9 +190,11 @@ def ensemble(options: argparse.Namespace) -> None:
     """Read the training crops out-of-fold and the test crops; with several runs or views, keep what joins them best."""
     from hangul_ocr import ensembles, results, steps
 
-    session, several = _session(options), _ensemble(options)
+    session = _trained_session(options)
+    several = _ensemble(options)
     steps.read_oof(session.run, session.prepared)
-    print(f"cross-validated accuracy: {results.accuracy_line(results.oof_scores(session.run))}")
+    scores = results.oof_scores(session.run, session.prepared.folds)
+    print(f"cross-validated accuracy: {results.accuracy_line(scores)}")
     if several is None:
         predictions = steps.read_test(session.run, session.prepared)
         print(f"{session.run.folder / results.TEST_PREDICTIONS}: {len(predictions):,} predictions")
@@ -219,7 +221,7 @@ def suspects(options: argparse.Namespace) -> None:
     """Rank the labels that the out-of-fold predictions contradict, as a table to decide on and a wall of pictures."""
     from hangul_ocr.suspects import SUSPECTS, find_suspects, show_suspects, write_suspects
 
-    session = _session(options)
+    session = _trained_session(options)
     table = find_suspects(session.run, session.prepared.train, options.confidence).head(options.most)
     path = write_suspects(table, options.out or session.run.folder / SUSPECTS)
     session.show(show_suspects(table, session.prepared.train), "suspects")
@@ -233,7 +235,8 @@ def submit(options: argparse.Namespace) -> None:
     """Write submissions/submission.csv, check it against the template, log it, and say what changed."""
     from hangul_ocr import ensembles, steps
 
-    session, several = _session(options), _ensemble(options)
+    session = _trained_session(options)
+    several = _ensemble(options)
     if several is None:
         path = steps.hand_in(session.run, session.prepared, session.workspace)
     else:
@@ -262,14 +265,15 @@ def compare(options: argparse.Namespace) -> None:
     from hangul_ocr.steps import open_competition, prepare
 
     workspace = _workspace()
-    compared = results.compare_named(workspace, options.first, options.second)
+    competition = open_competition(workspace, _absolute(options.data), make_sample=False)
+    prepared = prepare(competition, workspace, _kept_settings(workspace, (options.first, options.second)))
+    compared = results.compare_named(workspace, options.first, options.second, prepared.folds)
     print(comparison_table(compared).to_string(header=False))
     print(verdict(compared))
-    competition = open_competition(workspace, _absolute(options.data), make_sample=False)
-    train = prepare(competition, workspace, _kept_settings(workspace, (options.first, options.second))).train
     folder = options.out or workspace.output / "figures"
-    for name, figure in comparison_pictures(compared, train).items():
-        print(save_figure(figure, folder / f"compare_{'_'.join(compared.names)}_{name}.png"))
+    names = "_".join(Path(name).name for name in compared.names)
+    for name, figure in comparison_pictures(compared, prepared.train).items():
+        print(save_figure(figure, folder / f"compare_{names}_{name}.png"))
 
 
 def _kept_settings(workspace: Workspace, names: Sequence[str]) -> Settings:
@@ -326,6 +330,22 @@ def predict(options: argparse.Namespace) -> None:
         print(f"not read: {source.names[index]}: {reason}", file=sys.stderr)
     unread = f", {len(source.unreadable):,} of them not readable and left empty" if source.unreadable else ""
     print(f"{options.csv}: {len(table):,} rows by {readers}{unread}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Read a labelled LMDB that nothing was trained on, such as an import of K-STR-Bench: scores, slices, report."""
+    from hangul_ocr.evaluation.metrics import score, scores_table
+    from hangul_ocr.evaluation.slices import readable, slice_report
+    from hangul_ocr.labelled import find_readers, read_labelled
+
+    workspace = _workspace()
+    readers = find_readers(workspace, options.run)
+    found = read_labelled(workspace, options.lmdb, readers, options.out)
+    texts, predictions, groups = (found.frame[name].tolist() for name in ("text", "prediction", "group"))
+    print(scores_table({readers.name: score(texts, predictions, groups)}).to_string())
+    print(readable(slice_report(found.frame)).head(12).to_string(index=False))
+    print(f"{found.predictions}: {len(found.frame):,} predictions")
+    print(f"{found.report.path}: {found.report.megabytes:.1f} MB; {found.report.coverage}")
 
 
 def convert_checkpoint(options: argparse.Namespace) -> None:
@@ -431,6 +451,17 @@ def _session(options: argparse.Namespace) -> Session:
     return find_session(workspace, _absolute(options.data), preset, options.run, options.seed, minutes, also)
 
 
+def _trained_session(options: argparse.Namespace) -> Session:
+    """Return the session of a run that exists: a name mistyped must not make a run folder."""
+    session = _session(options)
+    folder = session.workspace.output / "runs" / session.name
+    if not (folder / "settings.json").is_file():
+        known = sorted(path.parent.name for path in folder.parent.glob("*/settings.json"))
+        there = f"there are {', '.join(known)}" if known else "there is none yet"
+        raise HangulOcrError(f"run {session.name!r}: no {folder} ({there}); name another --run, or train it first")
+    return session
+
+
 def _also(options: argparse.Namespace) -> list[str]:
     """Return the LMDBs of ``--also`` as absolute paths. Raises ``HangulOcrError`` for one that is none."""
     from hangul_ocr.data.lmdb_store import LmdbReader
@@ -496,7 +527,7 @@ def _print_final_table(options: argparse.Namespace, workspace: Workspace, done: 
     from hangul_ocr.results import final_table, submission_rows
 
     session = _session(options)
-    rows = final_table(session.run, session.competition)
+    rows = final_table(session.run, session.competition, session.prepared.folds)
     rows += submission_rows(workspace.submissions / "submission.csv", session.competition)
     rows.append(("submission", str(workspace.submissions / "submission.csv")))
     rows.append(("pictures", str(workspace.output / "figures")))
@@ -530,6 +561,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_validate(commands)
     _add_upload(commands)
     _add_predict(commands)
+    _add_evaluate(commands)
     _add_convert_checkpoint(commands)
     _add_export_weights(commands)
     _add_score(commands)
@@ -705,6 +737,15 @@ def _add_export_weights(commands: Any) -> None:
     parser = _command(commands, export_weights, example)
     parser.add_argument("file", type=Path, metavar="BEST.safetensors", help="the best weights of a stage or fold")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT.safetensors", help="where the weights go")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _command(commands, evaluate, "evaluate GIST_Signboard.lmdb --run quick-sample")
+    parser.add_argument("lmdb", type=Path, metavar="LMDB", help="labelled crops that nothing was trained on")
+    text = "the run whose models read (default: the weights that ship)"
+    parser.add_argument("--run", default="", metavar="RUN", help=text)
+    text = "folder for predictions.csv and report.html (default: output/labelled/LMDB-RUN)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
 
 
 def _add_score(commands: Any) -> None:

@@ -42,7 +42,7 @@ from hangul_ocr.workspace import Workspace, atomic_write_json
 RECORD, COMPARISON, ENSEMBLE_OOF = "ensemble.json", "comparison.csv", "ensemble_oof.csv"
 #: The column of ``members.csv`` with what the ensemble chose.
 JOINT = "the ensemble"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ def named(text: str) -> list[str]:
 def ensemble_folder(workspace: Workspace, names: Sequence[str], views: Sequence[str]) -> Path:
     """Return where the ensemble of these runs and views lies; a long name is cut and marked."""
     name = "-".join(["+".join(names), *views])
-    if len(name) > 100:
-        name = f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    if len(name.encode()) > 100:  # file systems count bytes, and a syllable has three
+        start = name.encode()[:90].decode(errors="ignore")
+        name = f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return workspace.output / "ensembles" / name
 
 

@@ -22,7 +22,7 @@ from hangul_ocr.evaluation.report import MEGABYTE, Report, Section, by_interest,
 from hangul_ocr.evaluation.slices import slice_report
 from hangul_ocr.evaluation.style import png_bytes
 from hangul_ocr.hangul import HangulOcrError
-from hangul_ocr.results import crop_or_none, oof_errors
+from hangul_ocr.results import UNREADABLE, crop_or_none, oof_errors
 from hangul_ocr.steps import Prepared
 from hangul_ocr.suspects import with_suspicion
 from hangul_ocr.training.kfold import Run
@@ -32,7 +32,6 @@ SHOWN_CHANGES = 18
 #: About what template, script, table and the font's part take; and what a row holds beside its picture.
 _PAGE_BYTES, _ROW_BYTES = 300_000, 700
 _CHART_DPI = 140
-_UNREADABLE = np.full((32, 96, 3), 160, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,15 @@ def write_report(run: Run, prepared: Prepared, path: Path, max_megabytes: float 
     """
     _require_writable(path)
     frame = read_errors(run, prepared)
-    report = error_report(frame, prepared.train, f"{run.folder.name} on {prepared.competition.name}", max_megabytes)
+    name = f"{run.folder.name} on {prepared.competition.name}"
+    return write_page(error_report(frame, prepared.train, name, max_megabytes), path, max_megabytes)
+
+
+def write_page(report: Report, path: Path, max_megabytes: float = 20) -> WrittenReport:
+    """Write a report as one HTML file, whole or not at all; at most ``max_megabytes`` long.
+
+    Raises ``HangulOcrError`` if the folder cannot be written.
+    """
     report, page = _fitted(report, max_megabytes)
     try:
         atomic_write_text(path, page)
@@ -75,7 +82,8 @@ def error_report(frame: pd.DataFrame, crops: LmdbReader, name: str, max_megabyte
     charts = sum(len(png) for section in sections for png, _ in section.pictures)
     room = max_megabytes * MEGABYTE - charts * 4 / 3 - _PAGE_BYTES
     pictures = _crops_within(by_interest(frame), crops, room)
-    scores = score(frame["text"].tolist(), frame["prediction"].tolist())
+    groups = frame["group"].tolist() if "group" in frame else None
+    scores = score(frame["text"].tolist(), frame["prediction"].tolist(), groups)
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     return Report(
         title=f"Error report: {name}",
@@ -107,7 +115,7 @@ def comparison_pictures(compared: Comparison, crops: LmdbReader) -> dict[str, Fi
 
 def _crop(crops: LmdbReader, key: str) -> np.ndarray:
     image = crop_or_none(crops, key)
-    return _UNREADABLE if image is None else image
+    return UNREADABLE if image is None else image
 
 
 def _crops_within(keys: Sequence[str], crops: LmdbReader, room: float) -> dict[str, str]:

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.dacon import TRAIN, Competition, ImageFiles
 from hangul_ocr.data.folds import conflicting_twins, find_groups
-from hangul_ocr.data.images import decode_trusted
 from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, matches
 from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.sample import Sample
@@ -27,7 +26,7 @@ from hangul_ocr.evaluation.pictures import groups_wall
 from hangul_ocr.hangul import is_syllable
 from hangul_ocr.inference.predict import CropFiles, predictions_frame, read_crops
 from hangul_ocr.models.checkpoint import load_model
-from hangul_ocr.results import RESCORED, disputed
+from hangul_ocr.results import RESCORED, UNREADABLE, crop_or_none, disputed
 from hangul_ocr.settings import Settings
 from hangul_ocr.steps import Prepared
 from hangul_ocr.synthesis.competition import training_stream_sources
@@ -122,8 +121,9 @@ def open_crops(competition: Competition, paths: Sequence[str]) -> list[np.ndarra
 
 
 def crop_images(reader: LmdbReader, keys: Sequence[str]) -> list[np.ndarray]:
-    """Return the crops with these keys as (H, W, 3) uint8 RGB."""
-    return [decode_trusted(reader.image_bytes(reader.index_of(key))) for key in keys]
+    """Return the crops with these keys as (H, W, 3) uint8 RGB; a grey tile for one whose bytes are no whole image."""
+    found = [crop_or_none(reader, key) for key in keys]
+    return [UNREADABLE if image is None else image for image in found]
 
 
 def crop_fetcher(reader: LmdbReader) -> Callable[[Sequence[str]], list[np.ndarray]]:

@@ -6,8 +6,10 @@ Files of a run folder: ``oof.csv``, ``test_predictions.csv``, ``test_candidates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,15 +23,44 @@ from hangul_ocr.evaluation.errors import error_frame
 from hangul_ocr.evaluation.metrics import Scores, join_answers, score
 from hangul_ocr.evaluation.slices import picture_facts, with_slices
 from hangul_ocr.hangul import HangulOcrError
-from hangul_ocr.training.kfold import Run
-from hangul_ocr.workspace import Workspace
+from hangul_ocr.inference.submission import LOG, file_sha256, read_log
+from hangul_ocr.training.kfold import ENVIRONMENT, Run
+from hangul_ocr.workspace import Workspace, atomic_write_json
 
 ANSWERS = Path("answers") / "test_answers.csv"
 OOF, OOF_CANDIDATES, MEMBERS = "oof.csv", "oof_candidates.jsonl", "members.csv"
 TEST_PREDICTIONS, TEST_CANDIDATES = "test_predictions.csv", "test_candidates.jsonl"
 RESCORED = "N-best re-scored"
 _AGAIN = "put the original file back, or delete it and run `hangul-ocr ensemble` again"
+#: Stands for a crop whose bytes are no whole image: (H, W, 3) uint8.
+UNREADABLE = np.full((32, 96, 3), 160, np.uint8)
 OOF_COLUMNS = ["img_path", "text", "prediction", "confidence", "fold"]
+
+
+def write_record(folder: Path, made_from: Mapping[str, Any], *names: str) -> None:
+    """Keep beside files of readings, under the first one's name, what they were made from and what they hold."""
+    files = {name: file_sha256(folder / name) for name in names}
+    atomic_write_json(_record_path(folder / names[0]), {"made_from": made_from, "files": files})
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """Return what :func:`write_record` kept beside the file at ``path``: ``made_from`` and ``files``; or nothing."""
+    try:
+        record = json.loads(_record_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and {"made_from", "files"} <= set(record) else {}
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_suffix(".record.json")
+
+
+def require_untouched(path: Path) -> None:
+    """Raise ``HangulOcrError`` if a file of readings was edited since it was written: rows might be missing."""
+    record = load_record(path)
+    if record and record["files"].get(path.name) != file_sha256(path):
+        raise HangulOcrError(f"{path}: edited since it was written; {_AGAIN}")
 
 
 def load_oof(run: Run) -> pd.DataFrame:
@@ -68,10 +99,16 @@ def _numbers(path: Path, table: pd.DataFrame, name: str) -> pd.Series:
     return values
 
 
-def oof_scores(run: Run) -> Scores:
-    """Return the scores of the out-of-fold predictions."""
-    oof = load_oof(run)
-    return score(oof["text"].tolist(), oof["prediction"].tolist())
+def oof_scores(run: Run, folds: pd.DataFrame) -> Scores:
+    """Return the scores of the out-of-fold predictions, their intervals drawn over the groups of ``folds``."""
+    oof, group_of = load_oof(run), groups_by_key(folds)
+    groups = [group_of.get(path, path) for path in oof["img_path"]]
+    return score(oof["text"].tolist(), oof["prediction"].tolist(), groups)
+
+
+def groups_by_key(folds: pd.DataFrame) -> dict[str, object]:
+    """Return for each crop of the table of folds its group: the photograph, or the crops that are nearly the same."""
+    return dict(zip(folds["key"], folds["group"], strict=True))
 
 
 def oof_errors(run: Run, train: LmdbReader, folds: pd.DataFrame) -> pd.DataFrame:
@@ -83,13 +120,25 @@ def oof_errors(run: Run, train: LmdbReader, folds: pd.DataFrame) -> pd.DataFrame
     """
     oof = load_oof(run)
     _require_whole(run.folder / OOF, oof, train, folds)
-    metas = pd.DataFrame(train.metas())
-    known = [name for name in ("key", "width", "height", "source", "tags") if name in metas]
-    oof = oof.merge(metas[known], left_on="img_path", right_on="key", how="left", validate="one_to_one")
-    facts = pd.DataFrame([_facts_of(train, key) for key in oof["img_path"]], index=oof.index)
+    require_untouched(run.folder / OOF)
+    oof = with_crop_facts(oof, train)
+    group_of = groups_by_key(folds)
+    oof["group"] = [group_of.get(key, key) for key in oof["img_path"]]
     training = pd.DataFrame({"text": train.texts(), "fold": train.keys()})
     training["fold"] = training["fold"].map(folds.set_index("key")["fold"].astype(int))
-    return with_slices(error_frame(pd.concat([oof.drop(columns="key"), facts], axis=1), training))
+    return with_slices(error_frame(oof, training))
+
+
+def with_crop_facts(table: pd.DataFrame, store: LmdbReader) -> pd.DataFrame:
+    """Return ``table`` with what is known of the crops at its ``img_path``, as far as the store and the pictures tell.
+
+    Added: ``width,height,source,tags`` of the store, ``contrast,sharpness`` of the picture.
+    """
+    metas = pd.DataFrame(store.metas())
+    known = [name for name in ("key", "width", "height", "source", "tags") if name in metas]
+    joined = table.merge(metas[known], left_on="img_path", right_on="key", how="left", validate="one_to_one")
+    facts = pd.DataFrame([_facts_of(store, key) for key in joined["img_path"]], index=joined.index)
+    return pd.concat([joined.drop(columns="key"), facts], axis=1)
 
 
 def _require_whole(path: Path, oof: pd.DataFrame, train: LmdbReader, folds: pd.DataFrame) -> None:
@@ -103,6 +152,12 @@ def _require_whole(path: Path, oof: pd.DataFrame, train: LmdbReader, folds: pd.D
     if len(missing):
         raise HangulOcrError(
             f"{path}: {len(missing):,} of {len(expected):,} rows are missing (first {missing[0]}); {_AGAIN}"
+        )
+    moved = oof[oof["img_path"].map(own) != oof["fold"]]
+    if len(moved):
+        row = moved.iloc[0]
+        raise HangulOcrError(
+            f"{path}: {row['img_path']} is in fold {own[row['img_path']]}, not {row['fold']}; {_AGAIN}"
         )
     changed = oof[oof["img_path"].map(labels) != oof["text"]]
     if len(changed):
@@ -139,7 +194,24 @@ def load_predictions(workspace: Workspace, name: str) -> pd.DataFrame:
     """
     is_file = Path(name).suffix.lower() == ".csv" and not (workspace.output / "runs" / name).is_dir()
     path = Path(name).expanduser() if is_file else require_read(workspace, name)
-    return _checked_predictions(path, ("img_path", "text", "prediction"))
+    table = _checked_predictions(path, ("img_path", "text", "prediction"))
+    require_untouched(path)
+    return table
+
+
+def load_test_predictions(run: Run, competition: Competition) -> pd.DataFrame:
+    """Return the run's ``test_predictions.csv``: each test crop once, with a confidence in 0..1.
+
+    Raises ``HangulOcrError`` if it is missing, was edited, or is of other crops.
+    """
+    path = run.folder / TEST_PREDICTIONS
+    if not path.is_file():
+        raise HangulOcrError(f"{path}: not there; run notebook 05 or `hangul-ocr ensemble` first")
+    table = _checked_predictions(path, ("img_path", "text", "confidence"))
+    if set(table["img_path"]) != set(competition.test["img_path"]):
+        raise HangulOcrError(f"{path}: its rows are not those of {competition.folder / 'test.csv'}; {_AGAIN}")
+    require_untouched(path)
+    return table
 
 
 def require_read(workspace: Workspace, name: str) -> Path:
@@ -152,17 +224,39 @@ def require_read(workspace: Workspace, name: str) -> Path:
     raise HangulOcrError(f"run {name!r}: no {path} ({have}); name another run, or run `hangul-ocr ensemble` first")
 
 
-def compare_named(workspace: Workspace, first: str, second: str) -> Comparison:
-    """Compare two runs by their names, or two CSV files by their paths; see :func:`load_predictions`."""
-    names = (Path(first).stem, Path(second).stem)
+def compare_named(workspace: Workspace, first: str, second: str, folds: pd.DataFrame) -> Comparison:
+    """Compare two runs by their names, or two CSV files by their paths; see :func:`load_predictions`.
+
+    Crops of one group of ``folds`` are tested as one.
+    """
+    names = (_short_name(first), _short_name(second))
     names = names if len(set(names)) == 2 else (first, second)
-    return compare_runs(load_predictions(workspace, first), load_predictions(workspace, second), names)
+    tables = [load_predictions(workspace, name) for name in (first, second)]
+    return compare_runs(*tables, names, groups_by_key(folds))
+
+
+def _short_name(name: str) -> str:
+    """Return a run's name as it is, and of a CSV its file's name, or its run's where every run's is called alike."""
+    path = Path(name)
+    if path.suffix.lower() != ".csv":
+        return name
+    return path.resolve().parent.name if path.name == OOF else path.stem
 
 
 def other_runs(run: Run) -> list[str]:
-    """Return the names of the runs beside ``run`` that have out-of-fold predictions, the newest first."""
+    """Return the names of the runs over the same crops and labels that have been read, the newest first."""
+    own = data_of(run.folder)
     files = [path for path in run.folder.parent.glob(f"*/{OOF}") if path.parent != run.folder]
-    return [path.parent.name for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)]
+    alike = [path for path in files if own and data_of(path.parent) == own]
+    return [path.parent.name for path in sorted(alike, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def data_of(folder: Path) -> str:
+    """Return the hash of the crops and labels that a run was made from; "" if nobody knows."""
+    try:
+        return str(json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8")).get("data", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def load_members(run: Run) -> pd.DataFrame:
@@ -260,9 +354,9 @@ def _comparable(what: str, table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(img_path=table["img_path"].map(canonical_path))
 
 
-def final_table(run: Run, competition: Competition) -> list[tuple[str, str]]:
+def final_table(run: Run, competition: Competition, folds: pd.DataFrame) -> list[tuple[str, str]]:
     """Return what a finished run has to show: accuracies with their 95 % intervals."""
-    rows = [("cross-validated accuracy", accuracy_line(oof_scores(run)))]
+    rows = [("cross-validated accuracy", accuracy_line(oof_scores(run, folds)))]
     for part, scores in answer_scores(run, competition).items():
         name = "accuracy on the test answers" if part == "all" else f"  of these, {part}"
         rows.append((name, accuracy_line(scores)))
@@ -271,15 +365,23 @@ def final_table(run: Run, competition: Competition) -> list[tuple[str, str]]:
 
 def submission_rows(submission: Path, competition: Competition) -> list[tuple[str, str]]:
     """Return what is known of the file handed in: who made it, its cross-validated score, its score on the answers."""
-    log = read_table(submission.with_name("log.csv")) if submission.with_name("log.csv").is_file() else pd.DataFrame()
-    rows = []
-    if len(log):
-        last = log.iloc[-1]
-        rows.append(("handed in", f"{last['run']}, cross-validated {100 * float(last['cv']):.2f} %"))
-    answers, table = answers_of(competition), read_table(submission) if submission.is_file() else pd.DataFrame()
+    if not submission.is_file():
+        return []
+    answers, table = answers_of(competition), read_table(submission)
+    rows = [("handed in", _handed_in(submission))]
     if answers is not None and {"img_path", "text"} <= set(table):
         rows.append(("  on the test answers", accuracy_line(scores_by_part(table, answers)["all"])))
     return rows
+
+
+def _handed_in(submission: Path) -> str:
+    """Return which run made the file and its cross-validated score: the last row of the log with its bytes."""
+    log = read_log(submission.with_name(LOG))
+    own = log[log["sha256"] == file_sha256(submission)]
+    if own.empty:
+        return f"a file that {LOG} does not know"
+    last = own.iloc[-1]
+    return f"{last['run']}, cross-validated {100 * last['cv']:.2f} %" if last["cv"] == last["cv"] else str(last["run"])
 
 
 def accuracy_line(scores: Scores) -> str:

@@ -24,6 +24,7 @@ from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.inference.submission import file_sha256
 from hangul_ocr.models.checkpoint import load_model, save_model
+from hangul_ocr.results import groups_by_key
 from hangul_ocr.steps import SOUP, START, Prepared
 from hangul_ocr.training.kfold import Run, load_run, open_run
 from hangul_ocr.training.loop import BEST
@@ -57,7 +58,7 @@ def make_soup(workspace: Workspace, prepared: Prepared, names: Sequence[str], na
     tables = [steps.read_oof(run, prepared) for run in (*runs, soup)]
     accuracy = {n: _accuracy(table) for n, table in zip((*names, name), tables, strict=True)}
     best = max(range(len(runs)), key=lambda i: accuracy[names[i]])
-    compared = compare_runs(tables[best], tables[-1], (names[best], name))
+    compared = compare_runs(tables[best], tables[-1], (names[best], name), groups_by_key(prepared.folds))
     if accuracy[name] <= accuracy[names[best]]:
         shutil.rmtree(aside)
         return Soup(accuracy, compared, None)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from accelerate import Accelerator
 
 from hangul_ocr.data.batches import STEPS_PER_BLOCK
@@ -35,7 +36,7 @@ from hangul_ocr.data.extra import ChainedCrops, ExtraStore, extra_crops, open_ex
 from hangul_ocr.data.folds import ensure_folds
 from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manifest
 from hangul_ocr.data.lmdb_writer import with_corrections, write_lmdb
-from hangul_ocr.data.tables import read_table, write_table
+from hangul_ocr.data.tables import write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.decoding import LANGUAGE, decoding_facts, load_fusion, make_fusion
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
@@ -43,10 +44,14 @@ from hangul_ocr.inference.parts import Parts, forget_parts
 from hangul_ocr.inference.predict import CHUNK, predictions_frame, read_crops, save_candidates
 from hangul_ocr.inference.submission import (
     CHANGES,
+    LOG,
     changed_rows,
     file_sha256,
+    filled_template,
     former_submission,
     log_submission,
+    require_log,
+    same_rows,
     say_changes,
     write_submission,
 )
@@ -62,9 +67,13 @@ from hangul_ocr.results import (
     TEST_CANDIDATES,
     TEST_PREDICTIONS,
     load_oof,
+    load_record,
+    load_test_predictions,
     oof_scores,
+    require_untouched,
+    write_record,
 )
-from hangul_ocr.settings import DecodingSettings, Settings, TrainingSettings
+from hangul_ocr.settings import Settings, TrainingSettings
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.synthesis.stream import synthetic_sources
 from hangul_ocr.training.kfold import (
@@ -518,14 +527,15 @@ def read_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
     ``HangulOcrError`` for an ``oof.csv`` whose rows somebody changed.
     """
     say_what_is_unfinished(run)
-    if _is_current(run, prepared.train, OOF, OOF_CANDIDATES):
+    made_from = _made_from(run, prepared.train)
+    if _is_current(run, made_from, OOF, OOF_CANDIDATES):
         return _whole_oof(run, prepared)
     require_own_alphabet(run)
     tables, lists = zip(*(_read_own_fold(run, prepared, fold) for fold in trained_folds(run)), strict=True)
     oof = pd.concat(tables, ignore_index=True)
     save_candidates(run.folder / OOF_CANDIDATES, oof["img_path"].tolist(), list(chain.from_iterable(lists)))
     write_table(oof, run.folder / OOF)
-    _record_decoding(run, OOF)
+    write_record(run.folder, made_from, OOF, OOF_CANDIDATES)
     forget_parts(run.folder)
     return oof
 
@@ -543,6 +553,7 @@ def _whole_oof(run: Run, prepared: Prepared) -> pd.DataFrame:
             f"{run.folder / OOF}: {len(missing)} rows missing, {odd} repeated, changed or of other crops; "
             "delete it and run `hangul-ocr ensemble` again"
         )
+    require_untouched(run.folder / OOF)
     return oof
 
 
@@ -565,15 +576,24 @@ def reading_parts(
     made_from = {
         "weights": [[file_sha256(path) for path in paths] for paths in checkpoints],
         "views": list(views),
-        "store": reader.manifest.content_hash,
+        "store": _identity(reader),
         "rows": _hash_of(keys[row] for row in rows),
         "candidates": settings.candidates,
         "decoding": decoding_facts(settings.decoding),
         "learnt": _hash_of(learnt) if settings.decoding.language_weight else "",
         "device": pick_device(),
+        "threads": torch.get_num_threads(),  # sums are rounded otherwise by another number of them
         "chunk": CHUNK,
     }
     return Parts.of(folder, made_from)
+
+
+def _identity(reader: LmdbReader) -> str:
+    """Return what tells a store's content from another's: its hash, or of one without a manifest its files' dates."""
+    if reader.manifest:
+        return reader.manifest.content_hash
+    files = sorted(reader.path.rglob("*.mdb"))
+    return " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
 
 
 def _hash_of(texts: Iterable[str]) -> str:
@@ -608,25 +628,19 @@ def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> tuple[pd.DataFram
     return found[["img_path", "text", "prediction", "confidence", "fold"]], readings
 
 
-def _is_current(run: Run, reader: LmdbReader, *names: str) -> bool:
-    """Tell whether these files of the run are younger than the weights and the crops that they were made from."""
-    files = [run.folder / name for name in names]
-    made_from = [*run.fold_checkpoints(), *reader.path.glob("*.mdb")]
-    if not all(file.is_file() for file in files):
-        return False
-    if _decoding_of(run, names[0]) != decoding_facts(run.settings.decoding):
-        return False
-    return min(file.stat().st_mtime for file in files) >= max(file.stat().st_mtime for file in made_from)
+def _made_from(run: Run, reader: LmdbReader) -> dict[str, Any]:
+    """Return what decides the run's readings of a store: the folds' weights, the crops, how strings are weighed."""
+    return {
+        "weights": [file_sha256(path) for path in run.fold_checkpoints()],
+        "store": reader.manifest.content_hash,
+        "decoding": decoding_facts(run.settings.decoding),
+    }
 
 
-def _record_decoding(run: Run, name: str) -> None:
-    """Keep beside a file of predictions how its strings were weighed."""
-    atomic_write_json((run.folder / name).with_suffix(".decoding.json"), decoding_facts(run.settings.decoding))
-
-
-def _decoding_of(run: Run, name: str) -> dict[str, Any]:
-    path = (run.folder / name).with_suffix(".decoding.json")
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else decoding_facts(DecodingSettings())
+def _is_current(run: Run, made_from: dict[str, Any], *names: str) -> bool:
+    """Tell whether these files of the run are all there, and the first of them was made from what there is now."""
+    whole = all((run.folder / name).is_file() for name in names)
+    return whole and load_record(run.folder / names[0]).get("made_from") == made_from
 
 
 def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
@@ -637,8 +651,9 @@ def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
     """
     test = require_test(prepared)
     say_what_is_unfinished(run)
-    if _is_current(run, test, TEST_PREDICTIONS, TEST_CANDIDATES, MEMBERS):
-        return read_table(run.folder / TEST_PREDICTIONS).astype({"confidence": float})
+    made_from = _made_from(run, test)
+    if _is_current(run, made_from, TEST_PREDICTIONS, TEST_CANDIDATES, MEMBERS):
+        return load_test_predictions(run, prepared.competition)
     require_own_alphabet(run)
     keys, models = test.keys(), load_folds_models(run)
     fusion = make_fusion(run.settings.decoding, prepared.train.texts(), run.alphabet.characters)
@@ -654,7 +669,7 @@ def read_test(run: Run, prepared: Prepared) -> pd.DataFrame:
     write_table(members, run.folder / MEMBERS)
     predictions = with_lost_rows(predictions, prepared.competition)
     write_table(predictions, run.folder / TEST_PREDICTIONS)
-    _record_decoding(run, TEST_PREDICTIONS)
+    write_record(run.folder, made_from, TEST_PREDICTIONS, TEST_CANDIDATES, MEMBERS)
     forget_parts(run.folder)
     return predictions
 
@@ -690,8 +705,8 @@ def hand_in(run: Run, prepared: Prepared, workspace: Workspace) -> Path:
     _require_current(run, prepared.train, OOF)
     _require_current(run, require_test(prepared), TEST_PREDICTIONS)
     _whole_oof(run, prepared)
-    scores = oof_scores(run)
-    predictions = read_table(run.folder / TEST_PREDICTIONS)
+    scores = oof_scores(run, prepared.folds)
+    predictions = load_test_predictions(run, prepared.competition)
     cv = (scores.exact, *scores.intervals["exact"])
     return write_and_log(predictions, prepared, workspace, run.folder.name, cv)
 
@@ -701,19 +716,20 @@ def write_and_log(
 ) -> Path:
     """Write ``submissions/submission.csv``, log it under ``name`` with its cross-validated score and interval.
 
-    What differs from the submission before it is printed and written to ``submissions/changes.csv``.
+    What differs from the last other submission is printed and written to ``submissions/changes.csv``. Raises
+    ``HangulOcrError`` before anything is written.
     """
-    path = workspace.submissions / "submission.csv"
-    before = former_submission(path)
-    write_submission(predictions, prepared.competition, path)
-    changes = changed_rows(before, read_table(path), prepared.competition, predictions)
-    if changes is None:
-        path.with_name(CHANGES).unlink(missing_ok=True)
+    path, log = workspace.submissions / "submission.csv", workspace.submissions / LOG
+    before, after = former_submission(path), filled_template(predictions, prepared.competition, path)
+    require_log(log)
+    if same_rows(before, after):
+        print(f"{path.name}: the same as the former one")
     else:
-        write_table(changes, path.with_name(CHANGES), encoding="utf-8-sig")
-    say_changes(changes, path)
+        changes = changed_rows(before, after, prepared.competition, predictions)
+        write_submission(predictions, prepared.competition, path)
+        _keep_changes(changes, path)
     log_submission(
-        workspace.submissions / "log.csv",
+        log,
         run=name,
         commit=(git_commit(workspace.root) or {}).get("commit", ""),
         cv=cv[0],
@@ -725,11 +741,19 @@ def write_and_log(
     return path
 
 
+def _keep_changes(changes: pd.DataFrame | None, submission: Path) -> None:
+    if changes is None:
+        submission.with_name(CHANGES).unlink(missing_ok=True)
+    else:
+        write_table(changes, submission.with_name(CHANGES), encoding="utf-8-sig")
+    say_changes(changes, submission)
+
+
 def _require_current(run: Run, reader: LmdbReader, name: str) -> None:
     path = run.folder / name
     if not path.is_file():
         raise HangulOcrError(f"{path}: not there; run notebook 05 or `hangul-ocr ensemble` first")
-    if not _is_current(run, reader, name):
+    if not _is_current(run, _made_from(run, reader), name):
         raise HangulOcrError(
-            f"{path}: older than the weights or the crops; run notebook 05 or `hangul-ocr ensemble` again"
+            f"{path}: made from other weights or crops; run notebook 05 or `hangul-ocr ensemble` again"
         )

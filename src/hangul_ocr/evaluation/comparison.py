@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
-from hangul_ocr.evaluation.metrics import PairedTest, exact_matches, mcnemar, wilson_interval
+from hangul_ocr.evaluation.metrics import PairedTest, accuracy_interval, exact_matches, paired_test
 from hangul_ocr.hangul import HangulOcrError, normalise
 
 BETTER, WORSE, BOTH_RIGHT, BOTH_WRONG = "better", "worse", "both right", "both wrong"
@@ -17,9 +18,9 @@ OUTCOMES = (BETTER, WORSE, BOTH_RIGHT, BOTH_WRONG)
 class Comparison:
     """Two runs' readings of the crops that both have.
 
-    ``rows`` holds ``img_path,text,first,second``, where known ``first_confidence,second_confidence``, and ``outcome``
-    (of ``OUTCOMES``, as seen from the second run); ``names`` are the runs', and ``left_aside`` counts the crops that
-    only one of them has.
+    ``rows`` holds ``img_path,text,first,second``, where known ``first_confidence,second_confidence`` and ``group``, and
+    ``outcome`` (of ``OUTCOMES``, as seen from the second run); ``names`` are the runs', and ``left_aside`` counts the
+    crops that only one of them has.
     """
 
     names: tuple[str, str]
@@ -34,10 +35,16 @@ class Comparison:
         return rows.sort_values(column, ascending=False, kind="stable") if column in rows else rows
 
 
-def compare_runs(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str] = ("first", "second")) -> Comparison:
+def compare_runs(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    names: tuple[str, str] = ("first", "second"),
+    group_of: Mapping[str, object] | None = None,
+) -> Comparison:
     """Compare two tables ``img_path,text,prediction`` (and ``confidence``), joined by path.
 
-    Raises ``HangulOcrError`` if they have no crop in common, repeat one, lack a column, or differ in a label.
+    ``group_of`` tells the photograph of a path: its crops are then tested as one; a path that it lacks is one of its
+    own. Raises ``HangulOcrError`` if they have no crop in common, repeat one, lack a column, or differ in a label.
     """
     for name, table in zip(names, (first, second), strict=True):
         _require_table(name, table)
@@ -49,21 +56,28 @@ def compare_runs(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, st
     joined = joined.rename(columns={"first_text": "text"}).drop(columns="second_text")
     texts, a, b = (joined[column].tolist() for column in ("text", "first", "second"))
     joined["outcome"] = _outcomes(exact_matches(texts, a), exact_matches(texts, b))
+    if group_of is not None:
+        joined["group"] = [group_of.get(path, path) for path in joined["img_path"]]
     left_aside = len(first) + len(second) - 2 * len(joined)
-    return Comparison(names, joined, mcnemar(texts, a, b), left_aside)
+    return Comparison(names, joined, paired_test(texts, a, b, _groups(joined)), left_aside)
+
+
+def _groups(rows: pd.DataFrame) -> list[object] | None:
+    return rows["group"].tolist() if "group" in rows else None
 
 
 def comparison_table(comparison: Comparison) -> pd.DataFrame:
-    """Return accuracies with intervals, the crops that changed, and McNemar's p-value, as text in two columns."""
-    rows = comparison.rows
-    n, counts = len(rows), rows["outcome"].value_counts()
-    cells = {"crops compared": f"{n:,}"}
+    """Return accuracies with intervals, the crops that changed, and the p-value, as text in two columns."""
+    rows, groups = comparison.rows, _groups(comparison.rows)
+    counts = rows["outcome"].value_counts()
+    cells = {"crops compared": f"{len(rows):,}"}
     for name, own in zip(comparison.names, (WORSE, BETTER), strict=True):
-        right = int(counts.get(BOTH_RIGHT, 0) + counts.get(own, 0))
-        low, high = wilson_interval(right, n)
-        cells[f"accuracy of {name}"] = f"{100 * right / n:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+        right = rows["outcome"].isin([BOTH_RIGHT, own]).to_numpy()
+        low, high = accuracy_interval(right, groups)
+        cells[f"accuracy of {name}"] = f"{100 * right.mean():.2f} % ({100 * low:.2f} to {100 * high:.2f})"
     cells |= {f"{outcome}": f"{counts.get(outcome, 0):,}" for outcome in OUTCOMES}
-    cells["p-value (McNemar, exact)"] = f"{comparison.test.p_value:.3g}"
+    how = "McNemar, exact" if groups is None else "exact, photographs kept whole"
+    cells[f"p-value ({how})"] = f"{comparison.test.p_value:.3g}"
     if comparison.left_aside:
         cells["crops that only one has, left aside"] = f"{comparison.left_aside:,}"
     return pd.DataFrame({"": cells})

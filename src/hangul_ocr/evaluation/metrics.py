@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
+from scipy.stats import binom
 
 from hangul_ocr.hangul import HangulOcrError, normalise, to_jaso
 
@@ -49,7 +50,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """McNemar's test: the rows that only the first or only the second list has right, and the two-sided p-value."""
+    """The rows that only the first or only the second of two lists has right, and the two-sided p-value."""
 
     only_first: int
     only_second: int
@@ -158,12 +159,21 @@ def accuracy_interval(right: Sequence[bool] | np.ndarray, groups: Sequence[objec
     return bootstrap_interval(right, groups=groups)
 
 
-def mcnemar(texts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> PairedTest:
-    """Test whether two lists of predictions for the same rows differ in exact matches (exact binomial, two-sided)."""
+def paired_test(
+    texts: Sequence[str],
+    first: Sequence[str],
+    second: Sequence[str],
+    groups: Sequence[object] | None = None,
+) -> PairedTest:
+    """Test whether two lists of predictions for the same rows differ in exact matches (exact, two-sided).
+
+    The lists change places for each group (one a row) as a whole, since crops of one photograph are right or wrong
+    together; without ``groups`` for each row, which is McNemar's test.
+    """
     first_right, second_right = exact_matches(texts, first), exact_matches(texts, second)
-    only_first = int((first_right & ~second_right).sum())
-    only_second = int((second_right & ~first_right).sum())
-    return PairedTest(only_first, only_second, _sign_test(only_first, only_second))
+    gained = second_right.astype(int) - first_right
+    sums = gained if groups is None else _summed_by_group(groups, gained, gained)[0]
+    return PairedTest(int((gained < 0).sum()), int((gained > 0).sum()), _flip_test(sums.astype(int)))
 
 
 def score(texts: Sequence[str], predictions: Sequence[str], groups: Sequence[object] | None = None) -> Scores:
@@ -298,13 +308,16 @@ def _resampled_ratios(values: np.ndarray, weights: np.ndarray, repeats: int, rng
     return ratios
 
 
-def _sign_test(a: int, b: int) -> float:
-    """Return the two-sided binomial p-value of ``a`` against ``b``, in whole numbers: exact for any size."""
-    n, term, tail = a + b, 1, 0
-    for i in range(min(a, b) + 1):
-        tail += term
-        term = term * (n - i) // (i + 1)
-    return min(1.0, 2 * tail / 2**n)
+def _flip_test(differences: np.ndarray) -> float:
+    """Return which share of all ways to flip the signs of whole numbers brings their sum as far from nought (exact)."""
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    chances = np.ones(1)  # of each sum, from the lowest to the highest
+    for size, count in zip(sizes, counts, strict=True):
+        own = np.zeros(2 * size * count + 1)
+        own[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, own)
+    reach = abs(int(differences.sum()))
+    return float(min(1.0, 2 * chances[: len(chances) // 2 - reach + 1].sum())) if reach else 1.0
 
 
 def _row_values(texts: list[str], predictions: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

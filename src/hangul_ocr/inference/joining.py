@@ -7,7 +7,7 @@ best, the weights, a temperature) is learnt on some parts and judged on another,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
-from hangul_ocr.evaluation.metrics import accuracy_interval, exact_matches, mcnemar
+from hangul_ocr.evaluation.metrics import accuracy_interval, exact_matches, paired_test
 from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.inference.ensemble import Reading, finite_scores, vote
 
@@ -29,6 +29,8 @@ CHOSEN = "the choice itself, nested"
 #: Pulls fitted weights towards each other: views of one model are nearly collinear.
 _RIDGE = 0.01
 _LEAST_WEIGHT = 1e-6
+#: No reading is surer than this, right or wrong: one sure mistake must not decide a temperature.
+_SURE = 1e-6
 #: Lower than any score, but finite: a padded place without a string.
 _NOWHERE = -1e9
 
@@ -92,16 +94,13 @@ def fit(way: str, stack: Stack, texts: Sequence[str], members: Sequence[str]) ->
     right = stack.places_of(texts)
     accuracy = (stack.own == right[:, None]).mean(axis=0)
     single, count = members[int(accuracy.argmax())], len(members)
-    if way == FITTED:
-        raw = _fitted_weights(stack, right)
-        total = float(raw.sum())
-        return Choice(way, list(members), single, [float(w) / total for w in raw], 1 / total)
-    choice = Choice(way, list(members), single, [1 / count] * count, 1.0)
-    return Choice(way, list(members), single, choice.weights, _fitted_temperature(_joint(choice, stack), stack, right))
+    weights = _fitted_weights(stack, right) if way == FITTED else np.full(count, 1 / count)
+    choice = Choice(way, list(members), single, [float(w) for w in weights / weights.sum()], 1.0)
+    return replace(choice, temperature=_fitted_temperature(choice, stack, right))
 
 
 def _fitted_weights(stack: Stack, right: np.ndarray) -> np.ndarray:
-    """Return weights (M,), none negative, under which the right strings are likeliest; their sum is 1 / temperature."""
+    """Return weights (M,), none negative, under which the right strings are likeliest where a list holds them."""
     known = right >= 0
     scores, present, places = stack.scores[known], stack.present[known], right[known]
     count = stack.scores.shape[1]
@@ -123,18 +122,26 @@ def _fitted_weights(stack: Stack, right: np.ndarray) -> np.ndarray:
     return found if found.sum() > _LEAST_WEIGHT else start
 
 
-def _fitted_temperature(joint: np.ndarray, stack: Stack, right: np.ndarray) -> float:
-    """Return the temperature under which the joint scores (N, K) give the right strings the highest probability."""
-    known = right >= 0
-    if not known.any():
-        return 1.0
-    rows, places = joint[known], right[known]
+def _fitted_temperature(choice: Choice, stack: Stack, right: np.ndarray) -> float:
+    """Return the temperature under which the chosen strings' probabilities explain best which of them are right.
+
+    All crops count, those too whose right string (at ``right``, or -1) no member listed: their readings are wrong.
+    """
+    joint = _joint(choice, stack)
+    places = _places(choice, stack, joint)
+    correct = places == right
 
     def loss(logarithm: float) -> float:
-        chances = log_softmax(np.where(stack.present[known], rows / np.exp(logarithm), _NOWHERE), axis=1)
-        return -float(chances[np.arange(len(places)), places].mean())
+        sure = np.clip(_chances(joint, places, stack, np.exp(logarithm)), _SURE, 1 - _SURE)
+        return -float(np.log(np.where(correct, sure, 1 - sure)).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def _chances(joint: np.ndarray, places: np.ndarray, stack: Stack, temperature: float) -> np.ndarray:
+    """Return the probability (N,) of the strings at ``places`` among the candidates, by their joint scores (N, K)."""
+    logarithms = log_softmax(np.where(stack.present, joint / temperature, _NOWHERE), axis=1)
+    return np.exp(logarithms[np.arange(len(places)), places])
 
 
 def _joint(choice: Choice, stack: Stack) -> np.ndarray:
@@ -171,9 +178,8 @@ def apply(choice: Choice, stack: Stack) -> tuple[list[str], np.ndarray]:
         )
     joint = _joint(choice, stack)
     places = _places(choice, stack, joint)
-    chances = np.exp(log_softmax(np.where(stack.present, joint / choice.temperature, _NOWHERE), axis=1))
-    rows = np.arange(len(places))
-    return [strings[i] for strings, i in zip(stack.strings, places, strict=True)], chances[rows, places]
+    chosen = [strings[i] for strings, i in zip(stack.strings, places, strict=True)]
+    return chosen, _chances(joint, places, stack, choice.temperature)
 
 
 @dataclass(frozen=True)
@@ -240,7 +246,7 @@ def comparison(
     """Return how every member (columns of ``own``) and every way does, against the best single member.
 
     Columns: ``name,kind,n,accuracy,low,high`` (95 %, bootstrap over ``groups``), ``gained`` and ``lost`` (crops that it
-    alone, or the best single member alone, has right), ``p_value`` (McNemar, exact), ``kept``.
+    alone, or the best single member alone, has right), ``p_value`` (exact, groups kept whole), ``kept``.
     """
     texts = list(texts)
     base = judged.predictions[SINGLE].tolist()
@@ -260,7 +266,7 @@ def _compared(
 ) -> dict[str, Any]:
     right = exact_matches(texts, predictions)
     low, high = accuracy_interval(right, groups)
-    test = mcnemar(texts, base, predictions)
+    test = paired_test(texts, base, predictions, groups)
     scores = {"name": name, "kind": kind, "n": len(texts), "accuracy": float(right.mean()), "low": low, "high": high}
     paired = {"gained": test.only_second, "lost": test.only_first, "p_value": test.p_value}
     return scores | paired | {"kept": kind == "ensemble" and name == kept}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,18 +20,31 @@ from hangul_ocr.data.dacon import Competition, canonical_path
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import HangulOcrError
 
+LOG = "log.csv"
 LOG_COLUMNS = ["time", "run", "commit", "cv", "cv_low", "cv_high", "public_score", "file", "sha256", "note"]
 #: Beside the submission: the rows that the former one had otherwise.
 CHANGES = "changes.csv"
 _BYTE_ORDER_MARK = "\ufeff"
+_Z = 1.96  # standard deviations to either side hold 95 %
 _log = logging.getLogger(__name__)
 
 
 def write_submission(predictions: pd.DataFrame, competition: Competition, path: Path) -> Path:
-    """Write ``predictions`` (``img_path,text``, in any order) into the competition's template and return ``path``.
+    """Write ``predictions`` into the competition's template, see :func:`filled_template`, and return ``path``.
 
-    They are joined by path. The file is UTF-8 with BOM, as the competition's own. Raises ``HangulOcrError`` listing
-    what is wrong, and then leaves an earlier file as it was.
+    The file is UTF-8 with BOM, as the competition's own. Raises ``HangulOcrError`` listing what is wrong, and then
+    leaves an earlier file as it was.
+    """
+    filled = filled_template(predictions, competition, path)
+    for warning in submission_warnings(filled, competition.template_text):
+        _log.warning("%s: %s", path, warning)
+    return write_table(filled, path, encoding="utf-8-sig")
+
+
+def filled_template(predictions: pd.DataFrame, competition: Competition, path: Path) -> pd.DataFrame:
+    """Return the competition's template with ``predictions`` (``img_path,text``, in any order), joined by path.
+
+    Raises ``HangulOcrError`` listing what is wrong with what was to be written to ``path``.
     """
     template, key, text = competition.template, competition.template_key, competition.template_text
     paths = [canonical_path(name) for name in competition.template_paths()]
@@ -41,9 +55,7 @@ def write_submission(predictions: pd.DataFrame, competition: Competition, path: 
         problems = validate_submission(filled, template, key, text)
     if problems:
         raise HangulOcrError(f"{path}: not written: {'; '.join(problems)}; predict the whole test set again")
-    for warning in submission_warnings(filled, text):
-        _log.warning("%s: %s", path, warning)
-    return write_table(filled, path, encoding="utf-8-sig")
+    return filled
 
 
 def validate_submission(submission: pd.DataFrame, template: pd.DataFrame, key: str, text: str) -> list[str]:
@@ -61,7 +73,11 @@ def validate_submission(submission: pd.DataFrame, template: pd.DataFrame, key: s
 
 
 def validate_file(path: Path, competition: Competition) -> list[str]:
-    """Return what is wrong with the submission file at ``path``, as :func:`validate_submission` does."""
+    """Return what is wrong with the submission file at ``path``, as :func:`validate_submission` does.
+
+    Raises ``HangulOcrError`` if the competition has no template to hold it against.
+    """
+    competition.template_paths()
     return validate_submission(
         read_table(path), competition.template, competition.template_key, competition.template_text
     )
@@ -92,14 +108,49 @@ def log_submission(
     row = {"run": run, "commit": commit, "public_score": "", "file": str(file), "sha256": sha256, "note": note}
     row |= {"cv": f"{cv:.4f}", "cv_low": f"{cv_low:.4f}", "cv_high": f"{cv_high:.4f}"}
     row["time"] = datetime.now(UTC).isoformat(timespec="seconds")
-    log = read_table(log_path) if log_path.is_file() else pd.DataFrame(columns=LOG_COLUMNS, dtype=object)
-    lacking = [name for name in LOG_COLUMNS if name not in log.columns]
-    if lacking:
-        raise HangulOcrError(f"{log_path}: no log of submissions ({', '.join(lacking)} missing); rename it")
+    log = _checked_log(log_path)
     if ((log["run"] == run) & (log["sha256"] == sha256)).any():
         return
     whole = pd.DataFrame([*log.to_dict("records"), row], columns=log.columns, dtype=object)
     write_table(whole.fillna(""), log_path, encoding="utf-8-sig")
+
+
+def require_log(log_path: Path) -> None:
+    """Raise ``HangulOcrError`` if there is a file at ``log_path`` that is no log of submissions."""
+    _checked_log(log_path)
+
+
+def _checked_log(log_path: Path) -> pd.DataFrame:
+    log = read_table(log_path) if log_path.is_file() else pd.DataFrame(columns=LOG_COLUMNS, dtype=object)
+    lacking = [name for name in LOG_COLUMNS if name not in log.columns]
+    if lacking:
+        raise HangulOcrError(f"{log_path}: no log of submissions ({', '.join(lacking)} missing); rename it")
+    return log
+
+
+def read_log(log_path: Path) -> pd.DataFrame:
+    """Return the log of submissions with its scores as numbers in 0..1, nan where a cell is empty.
+
+    A public score may be typed as a share or in percent (above 1), with a comma too. Raises ``HangulOcrError`` for one
+    that is no number, and if the file is no log.
+    """
+    log = _checked_log(log_path)
+    typed = [_typed_score(log_path, row) for row in log[["run", "public_score"]].to_dict("records")]
+    numbers = {name: pd.to_numeric(log[name], errors="coerce") for name in ("cv", "cv_low", "cv_high")}
+    return log.assign(**numbers, public_score=pd.Series(typed, index=log.index, dtype=float))
+
+
+def _typed_score(log_path: Path, row: dict[str, str]) -> float:
+    typed = row["public_score"].strip().removesuffix("%").strip().replace(",", ".")
+    try:
+        score = float(typed or "nan")
+    except ValueError:
+        score = -1.0
+    if score < 0 or score > 100 or math.isinf(score):
+        raise HangulOcrError(
+            f"{log_path}: the public score {row['public_score']!r} of {row['run']} is none; type it as 0.842"
+        )
+    return score / 100 if score > 1 else score
 
 
 def former_submission(path: Path) -> pd.DataFrame | None:
@@ -108,6 +159,13 @@ def former_submission(path: Path) -> pd.DataFrame | None:
         return read_table(path) if path.is_file() else None
     except HangulOcrError:
         return None
+
+
+def same_rows(before: pd.DataFrame | None, after: pd.DataFrame) -> bool:
+    """Tell whether two submissions have the same columns and, row by row, the same cells."""
+    if before is None or list(before.columns) != list(after.columns):
+        return False
+    return before.to_numpy().tolist() == after.to_numpy().tolist()
 
 
 def changed_rows(
@@ -132,7 +190,7 @@ def changed_rows(
 
 
 def say_changes(changes: pd.DataFrame | None, path: Path, most: int = 5) -> None:
-    """Print how many rows of the submission at ``path`` are new, and the surest of them."""
+    """Print how many rows of the submission at ``path`` are new, and the surest of them; None if there was none."""
     if changes is None:
         print(f"{path.name}: the first one, or of other rows than the former; nothing to compare it with")
         return
@@ -142,20 +200,23 @@ def say_changes(changes: pd.DataFrame | None, path: Path, most: int = 5) -> None
         print(f"  {next(iter(row.values()))}  {row['before']!r} -> {row['after']!r}{sure}")
 
 
-def leaderboard_table(log: pd.DataFrame) -> pd.DataFrame:
-    """Return the log's submissions that have a public score: both scores and what lies between them, in percent.
+def leaderboard_table(log: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """Return the submissions of :func:`read_log` that have a public score: both scores and what lies between them.
 
-    Columns: ``CV, %``, ``95 % interval``, ``public, %``, ``gap`` (points), ``inside the interval``; the run as index.
+    ``rows`` is the number of test rows behind the public score, whose own chance error counts as well as that of
+    cross-validation. Columns: ``CV, %``, ``95 % interval``, ``public, %``, ``gap`` (points), ``chance allows`` (the gap
+    that 95 of 100 equal scores stay within), ``more than chance``; the run as index.
     """
-    numbers = log[["cv", "cv_low", "cv_high", "public_score"]].apply(pd.to_numeric, errors="coerce") * 100
-    known = numbers.dropna()
+    known = 100 * log[["cv", "cv_low", "cv_high", "public_score"]].dropna()
     cv, low, high, public = (known[name] for name in known.columns)
+    reach = (((high - low) / 2) ** 2 + _Z**2 * public * (100 - public) / max(1, rows)) ** 0.5
     columns = {
         "CV, %": cv.round(2),
         "95 % interval": [f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)],
         "public, %": public.round(2),
         "gap": (public - cv).round(2),
-        "inside the interval": (public.between(low, high)).map({True: "yes", False: "no"}),
+        "chance allows": reach.round(2),
+        "more than chance": ((public - cv).abs() > reach).map({True: "yes", False: "no"}),
     }
     return pd.DataFrame(columns).set_index(pd.Index(log.loc[known.index, "run"], name="run"))
 

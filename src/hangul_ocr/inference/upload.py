@@ -6,7 +6,9 @@ The token comes from the environment; it is written to no file and cut out of wh
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import shutil
 import subprocess
@@ -38,13 +40,17 @@ def _to_dacon(file: Path, competition: str, team: str, memo: str) -> str:
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise HangulOcrError(f"no token: put yours (dacon.io, my page, account) into the environment variable {TOKEN}")
+    if not team:
+        raise HangulOcrError("DACON wants the team's name: give it by --team")
+    submit, said = _dacon_function(), io.StringIO()
     try:
-        answer = _dacon_function()(str(file), token, competition, team, memo)
-    except HangulOcrError:
-        raise
-    except Exception as error:  # whatever a package of others raises; its message may quote the token
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            answer = submit(str(file), token, competition, team, memo)
+    except (Exception, SystemExit) as error:  # whatever a package of others raises; its message may quote the token
         told = _without(token, f"{type(error).__name__}: {error}")
         raise HangulOcrError(f"DACON: {told}; look at the page of submissions before you try again") from None
+    finally:
+        print(_without(token, said.getvalue()), end="")
     detail = _without(token, str(answer.get("detail", answer) if isinstance(answer, dict) else answer))
     if isinstance(answer, dict) and answer.get("isSubmitted"):
         return f"DACON has taken {file}: {detail}"
@@ -72,7 +78,13 @@ def _to_kaggle(file: Path, competition: str, memo: str) -> str:
     command = [program, "competitions", "submit", "-c", competition, "-f", str(file), "-m", memo or file.name]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=SECONDS, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise HangulOcrError(

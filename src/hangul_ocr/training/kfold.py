@@ -85,8 +85,17 @@ def load_run(folder: Path) -> Run:
     """Open an existing run. Raises ``HangulOcrError`` if it is none."""
     if not (folder / SETTINGS).is_file():
         raise HangulOcrError(f"{folder}: not a run folder ({SETTINGS} is missing); train first, or name another run")
-    alphabet = Alphabet(json.loads((folder / ALPHABET).read_text(encoding="utf-8")))
-    return Run(folder, load_settings(folder / SETTINGS), alphabet)
+    return Run(folder, load_settings(folder / SETTINGS), _load_alphabet(folder / ALPHABET))
+
+
+def _load_alphabet(path: Path) -> Alphabet:
+    try:
+        characters = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HangulOcrError(f"{path}: damaged ({error}); put the file back, or delete the run's folder") from None
+    if not isinstance(characters, str):
+        raise HangulOcrError(f"{path}: no alphabet; put the file back, or delete the run's folder")
+    return Alphabet(characters)
 
 
 def _require_same(folder: Path, settings: Settings, alphabet: Alphabet) -> None:

@@ -1,0 +1,126 @@
+"""Reading labelled crops that nothing was trained on, such as a subset of K-STR-Bench: scores, slices, a report.
+
+``output/labelled/STORE-READER/`` holds ``predictions.csv`` (``img_path,text,confidence``, as ``hangul-ocr score`` and
+``hangul-ocr kstrbench-predictions`` take it) and ``report.html``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hangul_ocr import steps
+from hangul_ocr.data.crops import LmdbCrops
+from hangul_ocr.data.lmdb_store import LmdbReader
+from hangul_ocr.data.tables import write_table
+from hangul_ocr.error_report import WrittenReport, error_report, write_page
+from hangul_ocr.evaluation.errors import error_frame
+from hangul_ocr.evaluation.slices import with_slices
+from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.inference.decoding import load_fusion
+from hangul_ocr.inference.parts import forget_parts
+from hangul_ocr.inference.predict import predictions_frame, read_crops
+from hangul_ocr.inference.views import PLAIN
+from hangul_ocr.models.checkpoint import load_model
+from hangul_ocr.results import data_of, with_crop_facts
+from hangul_ocr.settings import Settings, preset
+from hangul_ocr.training.kfold import Run, load_run
+from hangul_ocr.weights import shipped_weights
+from hangul_ocr.workspace import Workspace
+
+PREDICTIONS, REPORT = "predictions.csv", "report.html"
+
+
+@dataclass(frozen=True)
+class Readers:
+    """Who reads: the ``name``, the ``checkpoints`` of its models, the settings that say how, and the run, if it is."""
+
+    name: str
+    checkpoints: list[Path]
+    settings: Settings
+    run: Run | None = None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What came of it: the error frame with its slices, the ``predictions`` file and the report."""
+
+    frame: pd.DataFrame
+    predictions: Path
+    report: WrittenReport
+
+
+def find_readers(workspace: Workspace, name: str = "") -> Readers:
+    """Return the fold models of the run ``name``; where none is named, the weights that ship."""
+    if not name:
+        return Readers("shipped", [shipped_weights()], preset("quick"))
+    run = load_run(workspace.output / "runs" / name)
+    return Readers(run.folder.name, run.fold_checkpoints(), run.settings, run)
+
+
+def read_labelled(
+    workspace: Workspace, store: Path, readers: Readers, folder: Path | None = None, max_megabytes: float = 20
+) -> Labelled:
+    """Read the crops of ``store``, and write predictions and report into ``folder``.
+
+    Stopped, it goes on where it was. Raises ``HangulOcrError`` for a store that is none, for one whose labels lack, and
+    for the very crops that the run was trained on.
+    """
+    with LmdbReader(store) as reader:
+        _require_labels(reader)
+        _require_unseen(reader, readers)
+        folder = folder or workspace.output / "labelled" / f"{store.resolve().stem}-{readers.name}"
+        table = _read(reader, readers, folder)
+        predictions = write_table(table.drop(columns="label"), folder / PREDICTIONS)
+        frame = _frame(table, reader)
+        report = error_report(frame, reader, f"{readers.name} on {store.name}", max_megabytes)
+        written = write_page(report, folder / REPORT, max_megabytes)
+    forget_parts(folder)
+    return Labelled(frame, predictions, written)
+
+
+def _read(reader: LmdbReader, readers: Readers, folder: Path) -> pd.DataFrame:
+    models = [load_model(path) for path in readers.checkpoints]
+    fusion = load_fusion(readers.settings.decoding, readers.run.folder) if readers.run else None
+    parts = steps.reading_parts(
+        folder, [readers.checkpoints], [PLAIN] * len(models), reader, range(len(reader)), readers.settings, []
+    )
+    # One model without a second opinion reads greedily, as `hangul-ocr predict` does.
+    candidates = readers.settings.candidates if fusion or len(models) > 1 else 1
+    accelerator = steps.reading_accelerator()
+    readings = read_crops(models, LmdbCrops(reader), candidates, accelerator, "read", fusion, parts=parts)
+    return predictions_frame(reader.keys(), readings).assign(label=reader.texts())
+
+
+def _frame(table: pd.DataFrame, reader: LmdbReader) -> pd.DataFrame:
+    named = table.rename(columns={"text": "prediction", "label": "text"})
+    named["group"] = [meta["group"] for meta in reader.metas()]
+    return with_slices(error_frame(with_crop_facts(named, reader)))
+
+
+def _require_labels(reader: LmdbReader) -> None:
+    empty = sum(not text for text in reader.texts())
+    if empty:
+        raise HangulOcrError(
+            f"{reader.path}: {empty:,} of {len(reader):,} crops have no label; read them with `predict`"
+        )
+
+
+def _require_unseen(reader: LmdbReader, readers: Readers) -> None:
+    if readers.run and reader.manifest and reader.manifest.content_hash in _learnt_from(readers.run):
+        name = readers.run.folder.name
+        raise HangulOcrError(
+            f"{reader.path}: run {name} was trained on these crops; its honest errors are in `hangul-ocr report --run "
+            f"{name}`"
+        )
+
+
+def _learnt_from(run: Run) -> Sequence[str]:
+    """Return the content hashes of the stores that the run was trained on, as far as it keeps them."""
+    files = run.folder.glob(f"*/{steps.EXTRA}")
+    further = [facts["content"] for file in files for facts in json.loads(file.read_text(encoding="utf-8"))]
+    return [data_of(run.folder), *further]
