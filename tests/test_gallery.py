@@ -64,6 +64,14 @@ def test_filters_and_orders():
     assert paths(gallery.filtered(FRAME, {"fold": ""})) == list("abcde")
     assert paths(gallery.ordered(FRAME, "least sure first")) == ["a", "d", "c", "b", "e"]
     assert gallery.choices(FRAME)["fold"] == ["0", "1"]
+    assert "tags" not in gallery.choices(FRAME)
+
+
+def test_a_tag_of_several_is_a_filter():
+    tagged = FRAME.assign(tags=[["curve"], ["curve", "artistic"], [], None, float("nan")])
+    assert gallery.choices(tagged)["tags"] == ["artistic", "curve"]
+    assert paths(gallery.filtered(tagged, {"tags": "curve"})) == ["a", "b"]
+    assert paths(gallery.filtered(tagged, {"tags": ""})) == list("abcde")
     with pytest.raises(HangulOcrError, match="order 'x' is unknown"):
         gallery.ordered(FRAME, "x")
 

@@ -154,7 +154,7 @@ def choose(ensemble: Ensemble) -> dict[str, Any]:
     parts = folds
     if len(set(parts)) == 1:  # a single fold is trained: its photographs are dealt into three
         parts = (pd.factorize(np.array(groups, dtype=object))[0] % 3).tolist()
-    judged = judge(Stack.of(readings), texts, parts, ensemble.members)
+    judged = judge(Stack.of(readings), texts, parts, ensemble.members, groups)
     own = pd.DataFrame({name: [r.own[i] for r in readings] for i, name in enumerate(ensemble.members)})
     table = comparison(judged, own, texts, groups)
     facts = {"img_path": keys, "text": texts, "fold": folds, "confidence": judged.confidence.round(6)}

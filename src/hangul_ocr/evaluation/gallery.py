@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from hangul_ocr.evaluation.errors import suspicious_labels, worst_predictions
+from hangul_ocr.evaluation.slices import tags_of
 from hangul_ocr.hangul import HangulOcrError, normalise
 
 WORST, CONFIDENT_WRONG, UNCERTAIN_RIGHT, SUSPECTS, EVERYTHING = (
@@ -66,9 +67,14 @@ def search(frame: pd.DataFrame, query: str) -> pd.DataFrame:
 
 
 def filtered(frame: pd.DataFrame, values: Mapping[str, str]) -> pd.DataFrame:
-    """Return the rows that have, in each column named, the value given (as text); an empty value filters nothing."""
+    """Return the rows that have, in each column named, the value given (as text); an empty value filters nothing.
+
+    Of ``tags``, of which a row may have any number, it is one of them.
+    """
     for column, value in values.items():
-        if value:
+        if value and column == "tags":
+            frame = frame[[value in map(str, tags_of(row)) for row in frame[column]]]
+        elif value:
             frame = frame[frame[column].astype(str) == value]
     return frame
 
@@ -89,4 +95,5 @@ def choices(frame: pd.DataFrame, most: int = 30) -> dict[str, list[str]]:
         if column in frame and 1 < frame[column].nunique() <= most:
             values = frame[column].astype("category").cat
             found[column] = [str(v) for v in values.categories if (frame[column] == v).any()]
-    return found
+    tags = sorted({str(tag) for row in frame.get("tags", ()) for tag in tags_of(row)})
+    return found | ({"tags": tags} if tags else {})

@@ -6,7 +6,7 @@ it would have at the rate of all other rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -87,11 +87,16 @@ def memberships(frame: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 def _tags(tags: pd.Series, name: str) -> Iterator[tuple[str, str, np.ndarray]]:
-    sets = [frozenset(value if isinstance(value, (list, tuple, set, frozenset)) else ()) for value in tags]
+    sets = [frozenset(tags_of(value)) for value in tags]
     for tag in sorted(frozenset().union(*sets)):
         mask = np.array([tag in row for row in sets], dtype=bool)
         if not mask.all():
             yield name, str(tag), mask
+
+
+def tags_of(value: object) -> Collection[str]:
+    """Return the tags in a cell of the column ``tags``: none where the crop's source has none."""
+    return value if isinstance(value, (list, tuple, set, frozenset)) else ()
 
 
 def slice_report(frame: pd.DataFrame) -> pd.DataFrame:

@@ -194,30 +194,34 @@ class Judged:
     confidence: np.ndarray
 
 
-def judge(stack: Stack, texts: Sequence[str], parts: Sequence[int], members: Sequence[str]) -> Judged:
+def judge(
+    stack: Stack,
+    texts: Sequence[str],
+    parts: Sequence[int],
+    members: Sequence[str],
+    groups: Sequence[object] | None = None,
+) -> Judged:
     """Fit every way on all parts but one, judge it on that one, and keep the way that reads most crops right.
 
     The choice kept is fitted on everything. ``CHOSEN`` chooses anew inside the other parts, so its accuracy is that of
-    the procedure and not of the luckiest way. Raises ``HangulOcrError`` with fewer than two parts.
+    the procedure and not of the luckiest way; where that leaves a single part, its ``groups`` (default: its crops) are
+    dealt into three. Raises ``HangulOcrError`` with fewer than two parts.
     """
     parts, texts = np.asarray(parts), list(texts)
+    dealt = (np.arange(len(texts)) if groups is None else pd.factorize(np.array(groups, dtype=object))[0]) % 3
     if len(np.unique(parts)) < 2:
         raise HangulOcrError("an ensemble is judged across folds, and only one is trained: train another fold")
     nested = _nested(stack, texts, parts, members)
     chosen, confidence = np.empty(len(texts), dtype=object), np.zeros(len(texts))
     for part in np.unique(parts):
         rest, held = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
-        way = _inner_winner(stack[rest], [texts[i] for i in rest], parts[rest], members)
+        inner = parts[rest] if len(np.unique(parts)) > 2 else dealt[rest]
+        own_texts = [texts[i] for i in rest]
+        way = _winner(_nested(stack[rest], own_texts, inner, members), own_texts)
         strings, confidence[held] = _fit_and_apply(way, stack, texts, rest, held, members)
         chosen[held] = strings
     choice = fit(_winner(nested, texts), stack, texts, members)
     return Judged(choice, nested.assign(**{CHOSEN: chosen}), confidence)
-
-
-def _inner_winner(stack: Stack, texts: list[str], parts: np.ndarray, members: Sequence[str]) -> str:
-    """Choose a way without the part held out; what is left of two parts is dealt anew."""
-    inner = parts if len(np.unique(parts)) > 1 else np.arange(len(texts)) % 3
-    return _winner(_nested(stack, texts, inner, members), texts)
 
 
 def _nested(stack: Stack, texts: list[str], parts: np.ndarray, members: Sequence[str]) -> pd.DataFrame:
