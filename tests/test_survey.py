@@ -217,3 +217,20 @@ def test_with_nothing_to_draw_a_sentence_says_so():
     for figure in (suspects_wall([], rank_suspects(OOF.head(0))), groups_wall([], [], [])):
         assert not figure.axes
         assert figure.texts
+
+
+def test_a_data_set_is_tried_without_writing_it(tmp_path):
+    lines = []
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(crop_png(i))
+        lines.append(f"{i}.png\t글자{i}")
+    (tmp_path / "gt.txt").write_text("\n".join([*lines, "gone.png\t없다"]) + "\n", encoding="utf-8")
+    before = sorted(tmp_path.iterdir())
+    counts, samples = exploration.try_import("list", [tmp_path])
+    assert counts["count"].to_dict() == {"kept": 6, "missing image": 1}
+    assert "gone.png" in counts.loc["missing image", "such as"]
+    images, labels = exploration.sample_crops(samples, 3)
+    assert labels == ["글자0", "글자2", "글자5"]
+    assert images[0].shape == (24, 64, 3)
+    assert sorted(tmp_path.iterdir()) == before
+    assert exploration.try_import("list", [tmp_path], most=2)[0]["count"].to_dict() == {"kept": 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from matplotlib.figure import Figure
 from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.dacon import TRAIN, Competition, ImageFiles
 from hangul_ocr.data.folds import conflicting_twins, find_groups
+from hangul_ocr.data.images import decode_image
 from hangul_ocr.data.lmdb_store import LEFT_OUT_FILE, LmdbReader, matches
 from hangul_ocr.data.lmdb_writer import write_lmdb
-from hangul_ocr.data.sample import Sample
+from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.sources import import_samples
 from hangul_ocr.data.survey import survey_files, survey_store
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.evaluation.labels import odd_labels, odd_shapes
@@ -111,6 +114,27 @@ def source_crops(facts: pd.DataFrame, name: str, lmdbs: Sequence[str | Path] = (
         reader = LmdbReader(path.expanduser())
         tables.append(survey_store(reader, _spread(len(reader), most)).assign(source=path.stem))
     return pd.concat(tables, ignore_index=True)
+
+
+def try_import(source: str, paths: Sequence[Path | str], most: int = 500) -> tuple[pd.DataFrame, list[Sample]]:
+    """Import the first ``most`` records of a data set without writing anything: what came of them, and the samples.
+
+    The table counts records: ``kept``, and those left out by reason, each with an example. Raises ``HangulOcrError``
+    for a source or layout that is unknown.
+    """
+    items = list(itertools.islice(import_samples(source, paths), most))
+    samples = [item for item in items if isinstance(item, Sample)]
+    left_out = pd.DataFrame([(item.reason, item.key) for item in items if isinstance(item, LeftOut)])
+    rows = [("kept", len(samples), samples[0].key if samples else "")]
+    if len(left_out):
+        rows += [(reason, len(part), part[1].iloc[0]) for reason, part in left_out.groupby(0)]
+    return pd.DataFrame(rows, columns=["record", "count", "such as"]).set_index("record"), samples
+
+
+def sample_crops(samples: Sequence[Sample], most: int = 18) -> tuple[list[np.ndarray], list[str]]:
+    """Return up to ``most`` crops spread over ``samples``, and their labels."""
+    chosen = [samples[row] for row in _spread(len(samples), most)]
+    return [decode_image(sample.image) for sample in chosen], [sample.text for sample in chosen]
 
 
 def open_crops(competition: Competition, paths: Sequence[str]) -> list[np.ndarray]:
