@@ -353,6 +353,21 @@ def test_wild_text_that_runs_up_is_turned_and_stacked_text_is_not(tmp_path: Path
     assert [sample.facts["rotation"] for sample in samples.values()] == [["du"], ["ud"], ["du"]]
 
 
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_wild_word_whose_characters_run_left_is_turned_only_if_upside_down(tmp_path: Path, flag: bool) -> None:
+    entries = [
+        wild_entry(1, 1, "가나", [100, 50, 80, 40], usd=flag),
+        wild_entry(2, 1, "가", [140, 50, 40, 40], "character"),
+        wild_entry(3, 1, "나", [100, 50, 40, 40], "character"),
+    ]
+    data = photograph(patches={(100, 50, 40, 40): RED, (140, 50, 40, 40): BLUE})
+    samples, left_out = taken("aihub-wild", wild(tmp_path, [wild_image(1, "a.jpg")], entries, {"a.jpg": data}))
+    assert reasons(left_out) == ({} if flag else {"runs right to left": 1})
+    for sample in samples.values():
+        assert is_of_colour(jpeg(_pixels(sample.image)[:, :40]), BLUE)
+    assert len(samples) == flag
+
+
 def _pixels(data: bytes) -> np.ndarray:
     import io
 
@@ -381,6 +396,46 @@ def test_wild_in_zips(tmp_path: Path) -> None:
     )
     path = write_zip(tmp_path / "wild.zip", folder_members(folder))
     assert [sample.text for sample in taken("aihub-wild", path)[0].values()] == ["글"]
+
+
+@pytest.mark.parametrize("before", [0, 65_400, 65_536, 200_000])
+@pytest.mark.parametrize("number", ["9" * 4400, "-0." + "3" * 100_000, "9" * 401])
+def test_an_endless_number_is_refused_and_what_came_before_kept(tmp_path: Path, before: int, number: str) -> None:
+    entries = [wild_entry(n, 1, f"글{n}", [10, 10, 90, 40 + n], note="9" * 5000) for n in range(3)]
+    entries[1] |= {"filling": " " * before, "id": 10**399}
+    folder = wild(tmp_path, [wild_image(1, "a.jpg")], entries, {"a.jpg": photograph()})
+    file = folder / "textinthewild_data_info.json"
+    file.write_bytes(file.read_bytes().replace(b'"id": "00000002"', b'"id": ' + number.encode()))
+    samples, left_out = taken("aihub-wild", folder)
+    assert [sample.text for sample in samples.values()] == ["글0", "글1"]
+    assert [record.reason for record in left_out] == ["damaged JSON"]
+    assert "2 annotations: a number of more than 400 characters" in left_out[0].detail
+
+
+def test_one_bad_byte_costs_the_label_it_is_in(tmp_path: Path) -> None:
+    entries = [wild_entry(n, 1, f"글{n}", [10, 10, 90, 40 + n]) for n in range(4)]
+    folder = wild(tmp_path, [wild_image(1, "a.jpg")], entries, {"a.jpg": photograph()})
+    outdoor(tmp_path / "outdoor", *(([1 + n, 1, 50, 40], f"글{n}") for n in range(4)))
+    files = {"aihub-wild": folder / "textinthewild_data_info.json"}
+    files["aihub-outdoor"] = tmp_path / "outdoor" / "labels" / "간판" / f"{STEM}.json"
+    for source, file in files.items():
+        text = file.read_text(encoding="utf-8")
+        for encoding in ("cp949", "utf-8"):
+            file.write_bytes(
+                text.encode(encoding).replace("글2".encode(encoding), "글".encode(encoding)[1:] + b"\xff2")
+            )
+            samples, left_out = taken(source, folder if source == "aihub-wild" else tmp_path / "outdoor")
+            assert sorted(sample.text for sample in samples.values()) == ["글0", "글1", "글3"]
+            assert reasons(left_out)["undecodable label"] == 1
+
+
+def test_damaged_utf8_is_not_taken_for_cp949_though_it_could_be(tmp_path: Path) -> None:
+    text = json.dumps({"annotations": [{"text": "각각"}, {"text": "미술"}, {"text": "#"}]}, ensure_ascii=False)
+    data = text.encode().replace(b"#", "힣".encode("cp949"))
+    assert "힣" in data.decode("cp949")
+    (file,) = scan([write(tmp_path / "a.json", data)]).files
+    for entries in (list(annotations.stream(file, "annotations")), load_json(data)["annotations"]):
+        assert [entry["text"] for entry in entries] == ["각각", "미술", "\ufffdR"]
 
 
 def test_a_wild_file_cut_short_keeps_what_came_before(tmp_path: Path) -> None:
@@ -423,13 +478,16 @@ def test_brackets_in_labels_are_no_nesting(tmp_path: Path) -> None:
     assert [record["text"] for record in annotations.stream(file, "annotations")] == texts
 
 
-def test_memory_stays_bounded_whatever_the_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lacking", ["", "image_id"])
+def test_memory_stays_bounded_whatever_the_size(tmp_path: Path, lacking: str) -> None:
     def peak(count: int) -> int:
         path = tmp_path / f"{count}.json"
         with path.open("w", encoding="utf-8") as stream:
             stream.write('{"images":[' + json.dumps(wild_image(1, "a.jpg")) + '],"annotations":[')
             for number in range(count):
-                stream.write(("," if number else "") + json.dumps(wild_entry(number, number, "가나", [1, 2, 30, 40])))
+                entry = wild_entry(number, number, "가나", [1, 2, 30, 40])
+                entry.pop(lacking, None)
+                stream.write(("," if number else "") + json.dumps(entry))
             stream.write("]}")
         tracemalloc.start()
         with AnnotationTable(scan([path]).files[0]) as table:
@@ -455,6 +513,72 @@ def test_copies_and_namesakes_that_are_not_used_are_named(tmp_path: Path) -> Non
     samples, left_out = taken("aihub-outdoor", tmp_path)
     assert is_of_colour(samples[f"{STEM}#1"].image, RED)
     assert reasons(left_out) == {"image without label file": 1}
+
+
+@pytest.mark.parametrize("kind", ["aihub-wild", "aihub-outdoor"])
+def test_names_that_differ_in_capital_letters_only(tmp_path: Path, kind: str) -> None:
+    box = [10, 10, 90, 40]
+    for number, (stem, colour) in enumerate({"0A1B": RED, "0a1b": BLUE}.items()):
+        write(tmp_path / f"{stem}.jpg", photograph(patches={(10, 10, 90, 40): colour}))
+        if kind == "aihub-outdoor":
+            write(tmp_path / f"{stem}.json", outdoor_json(stem, [(box, f"글{number}")]))
+    if len(list(tmp_path.glob("*.jpg"))) < 2:
+        pytest.skip("this disk does not tell capital letters apart")
+    if kind == "aihub-wild":
+        entries = [wild_entry(n, n, f"글{n}", box) for n in (0, 1)]
+        wild(tmp_path, [wild_image(0, "0A1B.jpg"), wild_image(1, "0a1b.jpg")], entries, {})
+    samples, left_out = taken(kind, tmp_path)
+    assert left_out == []
+    assert {s.text: is_of_colour(s.image, RED) for s in samples.values()} == {"글0": True, "글1": False}
+    assert len({sample.group for sample in samples.values()}) == 2
+
+
+def test_a_label_does_not_take_the_image_of_one_in_other_letters(tmp_path: Path) -> None:
+    write(tmp_path / "A.json", outdoor_json("A", [([10, 10, 90, 40], "남")]))
+    write(tmp_path / "a.json", outdoor_json("a", [([10, 10, 90, 40], "내")]))
+    write(tmp_path / "a.jpg", photograph())
+    samples, left_out = taken("aihub-outdoor", tmp_path)
+    assert [sample.text for sample in samples.values()] == ["내"]
+    assert [(record.key, record.reason) for record in left_out] == [("A#1", "missing image")]
+
+
+def _two_folders(top: Path, *, second: bytes, boxes: int = 2) -> None:
+    write(top / "x" / "1.json", outdoor_json("1", [([10, 20, 90, 40], "하나")]))
+    write(top / "x" / "1.jpg", photograph(patches={(10, 20, 90, 40): RED}))
+    write(top / "y" / "1.json", outdoor_json("1", [([10, 20 + 60 * n, 90, 40], f"둘{n}") for n in range(boxes)]))
+    write(top / "y" / "1.jpg", second)
+
+
+def test_outdoor_photographs_of_one_name_in_two_folders(tmp_path: Path) -> None:
+    _two_folders(tmp_path, second=photograph(patches={(10, 20, 90, 40): BLUE}))
+    samples, left_out = taken("aihub-outdoor", tmp_path)
+    assert left_out == []
+    other = f"{tmp_path.name}/y/1"
+    assert {key: (s.text, s.group) for key, s in samples.items()} == {
+        "1#1": ("하나", "1"),
+        f"{other}#1": ("둘0", other),
+        f"{other}#2": ("둘1", other),
+    }
+    assert is_of_colour(samples["1#1"].image, RED)
+    assert is_of_colour(samples[f"{other}#1"].image, BLUE)
+
+
+def test_each_box_of_a_second_label_file_for_one_photograph_is_counted(tmp_path: Path) -> None:
+    _two_folders(tmp_path, second=photograph(patches={(10, 20, 90, 40): RED}))
+    samples, left_out = taken("aihub-outdoor", tmp_path)
+    assert [sample.text for sample in samples.values()] == ["하나"]
+    assert reasons(left_out) == {"duplicate label file": 2}
+    # Fetched twice, once more packed: the labels are the same, and nothing has to be read to know.
+    write(tmp_path / "y" / "1.json", (tmp_path / "x" / "1.json").read_bytes())
+    assert reasons(taken("aihub-outdoor", tmp_path)[1]) == {"duplicate label file": 1}
+
+
+def test_a_label_without_image_does_not_take_one_of_another_folder(tmp_path: Path) -> None:
+    _two_folders(tmp_path, second=photograph(patches={(10, 20, 90, 40): BLUE}))
+    (tmp_path / "x" / "1.jpg").unlink()
+    samples, left_out = taken("aihub-outdoor", tmp_path)
+    assert sorted(sample.text for sample in samples.values()) == ["둘0", "둘1"]
+    assert reasons(left_out) == {"missing image": 1}
 
 
 def test_records_that_are_none(tmp_path: Path) -> None:

@@ -139,6 +139,41 @@ def test_files_are_found_by_stem_in_the_nearest_folder(tmp_path: Path) -> None:
     assert [file.name for file in index.unused()] == [f"{top}/c.jpg"]
 
 
+def test_capital_letters_count_between_files_that_are_equally_near(tmp_path: Path) -> None:
+    for name in ("one/A.jpg", "one/a.jpg", "two/a.JPG"):
+        write(tmp_path / name, name.encode())
+    found = scan([tmp_path]).files
+    if len(found) < 3:
+        pytest.skip("this disk does not tell capital letters apart")
+    index, top = FileIndex(found), tmp_path.name
+    assert index.find("A.jpg").name == f"{top}/one/A.jpg"
+    assert index.find("A").name == f"{top}/one/A.jpg"
+    assert index.find("a", near=f"{top}/one/x").name == f"{top}/one/a.jpg"
+    assert index.find("A.JPG", near=f"{top}/two/x").name == f"{top}/two/a.JPG"
+    assert index.find("a") == "ambiguous image"
+
+
+def test_a_file_is_found_from_another_folder_once_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "set" / "x.jpg", b"abc")
+    write_zip(tmp_path / "set" / "b.zip", {"y.jpg": b"def"})
+    monkeypatch.chdir(tmp_path)
+    found = scan([Path("set"), Path("set") / "b.zip"]).files
+    assert [file.name for file in found] == ["b/y.jpg", "set/b/y.jpg", "set/x.jpg"]
+    sent = pickle.dumps(found)
+    monkeypatch.chdir("/")
+    received = pickle.loads(sent)
+    assert [file.read() for file in received] == [b"def", b"def", b"abc"]
+    assert [file.name for file in received] == [file.name for file in found]
+
+
+@pytest.mark.parametrize("first", ["가나", "가"])
+def test_a_list_cut_off_within_a_syllable_does_not_end_in_another(tmp_path: Path, first: str) -> None:
+    (file,) = scan([write(tmp_path / "gt.txt", f"a.jpg\t{first}\nb.jpg\t각".encode()[:-1])]).files
+    assert list(decoded_lines(file)) == [(1, f"a.jpg\t{first}"), (2, None)]
+    (file,) = scan([write(tmp_path / "gt.txt", "a.jpg\t글\nb.jpg\t媛".encode("cp949"))]).files
+    assert list(decoded_lines(file)) == [(1, "a.jpg\t글"), (2, "b.jpg\t媛")]
+
+
 def test_lines_of_several_encodings(tmp_path: Path) -> None:
     lines = ["\ufeffa\t한글".encode(), "b\t카".encode("cp949"), b"", b"c\t\xff\xff", "d\t끝".encode() + b"\r"]
     (file,) = scan([write(tmp_path / "gt.txt", b"\n".join(lines) + b"\n" + b"x" * 3_000_000)]).files

@@ -150,6 +150,28 @@ def test_other_formats_are_cut_at_full_size(tmp_path: Path, kind: str) -> None:
     assert is_of_colour(sample.image, YELLOW)
 
 
+def _grey_png(width: int, height: int) -> bytes:
+    return cv2.imencode(".png", np.full((height, width), 128, np.uint8))[1].tobytes()
+
+
+def test_a_crop_longer_than_any_jpeg_is_left_out(tmp_path: Path) -> None:
+    items = cut(tmp_path, _grey_png(70_000, 50), region(0, 0, 70_000, 50), region(0, 0, 65_500, 50))
+    assert reasons(items[:1]) == {"crop too long": 1}
+    assert size_of(items[1].image) == (65_500, 50)
+
+
+def test_tilted_boxes_in_a_photograph_longer_than_opencv_straightens(tmp_path: Path) -> None:
+    pixels = np.full((1000, 40_000, 3), 128, np.uint8)
+    corners = cv2.boxPoints(((39_800, 500), (200, 50), 30)).astype(np.int32)
+    cv2.fillConvexPoly(pixels, corners, RED[::-1])
+    whole = Region("b", "나", np.array([[0, 0], [39_000, 300], [38_990, 400], [0, 100]], float))
+    small = Region("a", "가", parse_box(corners.tolist()))
+    kept, lost = cut(tmp_path, cv2.imencode(".png", pixels)[1].tobytes(), small, whole)
+    assert is_of_colour(kept.image, RED)
+    assert abs(size_of(kept.image)[0] - 200) < 3
+    assert (lost.reason, lost.detail) == ("crop too long", "39001 pixels")
+
+
 def test_photographs_that_cannot_be_read(tmp_path: Path) -> None:
     whole = photograph(1600, 1200)
     bomb = bytearray(whole)
@@ -204,6 +226,7 @@ def test_every_form_of_a_box(value: object) -> None:
     assert parse_box(value).tolist() == [[10, 20], [40, 20], [40, 60], [10, 60]]
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -216,6 +239,9 @@ def test_every_form_of_a_box(value: object) -> None:
         ([1, 2, 3], "no box"),
         ([1, 2, 3, math.inf], "no box"),
         ([1, 2, 3, 10**400], "no box"),
+        ([1e308, 1, 1e308, 40], "box outside the image"),
+        ([[1e200, 0], [1e200, 5], [3, 1e200], [0, 1]], "box outside the image"),
+        ([1, 1, 2_000_000, 40], "box outside the image"),
         ([1, 2, 3, True], "no box"),
         ({"x": 1}, "no box"),
         ([[1, 2], 3, 4, 5], "no box"),

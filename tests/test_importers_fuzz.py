@@ -40,7 +40,7 @@ numbers = st.one_of(
     st.integers(-300, 300),
     st.integers(-(10**40), 10**40),
     st.floats(),
-    st.sampled_from(["", "5", "x", [], {}]),
+    st.sampled_from(["", "5", "x", [], {}, "9" * 5000, 10**4200, -1e308]),
 )
 points = st.lists(numbers, min_size=2, max_size=2)
 boxes = st.one_of(
@@ -153,7 +153,8 @@ def test_labels_cut_short_or_with_other_bytes_inside(kind: str, data: st.DataObj
         source, file = _sets(place)[kind]
         content = file.read_bytes()
         at = data.draw(st.integers(0, len(content)))
-        inside = data.draw(st.one_of(st.binary(max_size=6), st.just("깨진".encode("cp949")), st.just(b'"[{<![CDATA[')))
+        known = st.sampled_from(["깨진".encode("cp949"), b'"[{<![CDATA[', b"9" * 5000, b'"":' + b"9" * 70_000])
+        inside = data.draw(st.one_of(st.binary(max_size=6), known))
         whole = data.draw(st.booleans())
         file.write_bytes(content[:at] + inside + (content[at + 1 :] if whole else b""))
         run(source, file.parent)

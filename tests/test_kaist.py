@@ -158,6 +158,26 @@ def test_xml_in_any_encoding_and_nfd(tmp_path: Path, encoding: str) -> None:
     assert sample.text == "가나"
 
 
+def test_one_bad_byte_costs_the_word_it_is_in(tmp_path: Path) -> None:
+    text = kaist_xml("EX01.JPG", [WORD, ((10, 80, 90, 40), "#다")])
+    data = text.encode("cp949").replace(b"#", b"\xff")
+    samples, left_out = taken("kaist", kaist(tmp_path, xml=data))
+    assert [sample.text for sample in samples.values()] == ["가나"]
+    assert reasons(left_out) == {"undecodable label": 1}
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_every_image(tmp_path: Path) -> None:
+    text = kaist_xml("EX01.JPG", [WORD] * 3).replace(
+        'word x="10" y="20" width="90"', 'word x="1e308" y="20" width="1e308"', 1
+    )
+    text = text.replace('word x="10" y="20" width="90"', f'word x="10" y="20" width="{"9" * 5000}"', 1)
+    data = photograph(640, 480, orientation=6)
+    samples, left_out = taken("kaist", kaist(tmp_path, xml=text, data=data))
+    assert len(samples) == 1
+    assert reasons(left_out) == {"box outside the image": 1, "no box": 1}
+
+
 def test_another_layout_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.json", b"{}")
     with pytest.raises(HangulOcrError, match=r"looked for KAIST: a \.xml.*found 1 \.json"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hangul_ocr.data.annotations import DamagedJson, ImageRecords, load_json, plan_images
-from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, scan
+from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, same_content, scan
 from hangul_ocr.data.cropping import BadBox, Photograph, Region, parse_box
 from hangul_ocr.data.images import Size
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
@@ -30,8 +30,9 @@ _LABEL_BYTES = 1 << 26
 def plan_outdoor(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
     """Yield AI Hub 105's photographs as work, and as left out what has no partner.
 
-    Reasons, beside those of :func:`archives.scan` and of the work: ``missing image``, ``ambiguous image``, ``duplicate
-    label file``, ``image without label file``, ``other file``. Raises ``HangulOcrError`` for another layout.
+    Reasons, beside those of :func:`archives.scan` and of the work: ``missing image``, ``ambiguous image`` and
+    ``duplicate label file`` (for each box), ``image without label file``, ``other file``. Raises ``HangulOcrError`` for
+    another layout.
     """
     found = scan(paths)
     labels, images = found.with_suffix({".json"}), FileIndex(found.images())
@@ -39,23 +40,44 @@ def plan_outdoor(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Pl
         raise found.unknown_layout(f"AI Hub 105: {OUTDOOR_LAYOUT}")
     yield from found.left_out
     yield from found.others({".json"}, "a label")
-    seen: set[str] = set()
-    for label in labels:
-        stem = label.stem.casefold()
-        if stem in seen:
-            yield LeftOut(label.name, "duplicate label file")
-        else:
-            yield OutdoorPhotograph(label, images.find(label.stem, near=label.name))
-        seen.add(stem)
+    yield from _photographs(labels, images)
     yield from (LeftOut(image.name, "image without label file") for image in images.unused())
+
+
+def _photographs(labels: Sequence[StoredFile], images: FileIndex) -> Iterator[OutdoorPhotograph]:
+    """Yield each label file with its image, or why it has none.
+
+    Photographs of one name are told apart by their folders, of which the names of all but the first have to speak.
+    """
+    owners, kept = FileIndex(labels), {}
+    for label in labels:
+        name = label.path if label.stem in kept else label.stem
+        twins = kept.setdefault(label.stem, [])
+        image = images.find(label.stem, near=label.name)
+        reason = image if isinstance(image, str) else _contention(label, image, owners, twins)
+        if not reason:
+            twins.append((label, image))
+        yield OutdoorPhotograph(label, reason or image, name)
+
+
+def _contention(
+    label: StoredFile, image: StoredFile, owners: FileIndex, twins: Sequence[tuple[StoredFile, StoredFile]]
+) -> str:
+    """Return why ``image`` is not for ``label``: a nearer label file is its own, or one before said the same of it."""
+    own = owners.nearest(image.stem, near=image.name)
+    if own and label != own[0]:
+        return "duplicate label file" if label in own or same_content([label, own[0]]) else "missing image"
+    is_copy = any(same_content([label, other]) or same_content([image, its]) for other, its in twins)
+    return "duplicate label file" if is_copy else ""
 
 
 @dataclass(frozen=True)
 class OutdoorPhotograph:
-    """A label file of AI Hub 105 and its image, or the reason why there is none."""
+    """A label file of AI Hub 105 and its image, or the reason why there is none; crops are called by ``name``."""
 
     label: StoredFile
     image: StoredFile | str
+    name: str
 
     def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
         """Yield each box as a sample, or why it is left out: ``damaged label file``, ``no box``, the crop's reasons."""
@@ -74,7 +96,7 @@ class OutdoorPhotograph:
                 regions.append(item)
         if regions:
             size, facts = _declared(content), _metadata(content)
-            yield from Photograph(self.image, regions, OUTDOOR, self.label.stem, size, facts=facts).samples(settings)
+            yield from Photograph(self.image, regions, OUTDOOR, self.name, size, facts=facts).samples(settings)
 
     def _read(self) -> tuple[dict[str, Any], list[Any]]:
         """Return the label file and its list of annotations. Raises ``DamagedJson`` and ``UnreadableFile``."""
@@ -87,7 +109,7 @@ class OutdoorPhotograph:
     def _regions(self, annotations: list[Any]) -> Iterator[Region | LeftOut]:
         """Yield the boxes to cut; there are none without an image."""
         for number, record in enumerate(annotations, start=1):
-            key = f"{self.label.stem}#{number}"
+            key = f"{self.name}#{number}"
             if not isinstance(record, dict):
                 yield LeftOut(key, "damaged entry", shortened(record))
                 continue

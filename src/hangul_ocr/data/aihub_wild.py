@@ -15,7 +15,7 @@ import numpy as np
 from hangul_ocr.data.aihub import size_of
 from hangul_ocr.data.annotations import ImageRecords, Record, plan_images
 from hangul_ocr.data.archives import FileIndex, StoredFile, scan
-from hangul_ocr.data.cropping import BadBox, Photograph, Region, parse_box, quad_of_characters
+from hangul_ocr.data.cropping import BadBox, Photograph, Region, parse_box, quad_of_characters, runs_left
 from hangul_ocr.data.planning import ImportSettings, Planned
 from hangul_ocr.data.sample import LeftOut, clean_label, shortened
 from hangul_ocr.hangul import FINALS, INITIALS, MEDIALS, is_syllable
@@ -37,8 +37,9 @@ def plan_wild(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plann
     """Yield the photographs of Text in the wild as work, each once, whatever number of ids its file has.
 
     Left out are ``ignored`` and unreadable words, ``character of no word``, ``duplicate word`` (under several ids of
-    one file), ``unknown class``, ``missing image``, ``ambiguous image``, ``image without entry``, ``other part`` (a
-    JSON without boxes), and what :class:`AnnotationTable` names. Raises ``HangulOcrError`` for another layout.
+    one file), ``unknown class``, ``runs right to left``, ``missing image``, ``ambiguous image``, ``image without
+    entry``, ``other part`` (a JSON without boxes), and what :class:`AnnotationTable` names. Raises ``HangulOcrError``
+    for another layout.
     """
     yield from plan_images(scan(paths), _photograph, boxes=True, looked_for=f"AI Hub 81, Text in the wild: {LAYOUT}")
 
@@ -118,18 +119,22 @@ def _region(
     flags = [flag for flag in _FLAGS if _is_set(image, flag) or _is_set(word.record, flag)]
     facts = {"rotation": flags} if flags else {}
     facts |= {"bare_jamo": True} if _mixes_jamo(text) else {}
-    tilted = _tilted(text, word, characters, box)
+    boxes = _boxes_of_characters(text, word, characters, box)
+    # It may be upside down, or written that way as on old signs; only the flag tells, which early issues lack.
+    if boxes is not None and runs_left(boxes) and "usd" not in flags:
+        return LeftOut(key, "runs right to left", text)
+    tilted = quad_of_characters(boxes) if boxes is not None else None
     if tilted is not None:
         return Region(key, text, tilted, facts | {"tilted": True})
     return Region(key, text, box, facts, _turns(flags, box))
 
 
-def _tilted(text: str, word: _Word, characters: _Characters, box: np.ndarray) -> np.ndarray | None:
-    """Return the word's corners from its characters: those that follow it in the file, or those inside its box."""
+def _boxes_of_characters(text: str, word: _Word, characters: _Characters, box: np.ndarray) -> np.ndarray | None:
+    """Return the boxes (n, 4) of a word's characters: of those that follow it in the file, or those inside its box."""
     for numbers in (word.following, np.flatnonzero(characters.inside(box)).tolist()):
         if len(numbers) > 1 and "".join(characters.texts[i] for i in numbers) == text.replace(" ", ""):
             boxes = characters.boxes[numbers]
-            return None if np.isnan(boxes).any() else quad_of_characters(boxes)
+            return None if np.isnan(boxes).any() else boxes
     return None
 
 

@@ -17,15 +17,26 @@ from typing import Any, BinaryIO
 import ijson
 import numpy as np
 
-from hangul_ocr.data.archives import FileIndex, Scan, StoredFile, UnreadableFile, opened_as_utf8, stem_of
+from hangul_ocr.data.archives import (
+    FileIndex,
+    Scan,
+    StoredFile,
+    UnreadableFile,
+    decode_damaged,
+    opened_as_utf8,
+    stem_of,
+)
 from hangul_ocr.data.planning import Planned
 from hangul_ocr.data.sample import LeftOut, shortened
-from hangul_ocr.hangul import HangulOcrError, decode_text, normalise
+from hangul_ocr.hangul import HangulOcrError, normalise
 
 # A parser keeps the path to where it is: a file of a million brackets would take gigabytes.
 _DEEPEST = 64
 # The longest single record that is kept in memory while it is read.
 _LONGEST_RECORD = 1 << 24
+# No measure needs as many characters, and the parser's C code crashes on an integer of more than 4,300 digits.
+_LONGEST_NUMBER = 400
+_OF_NUMBERS = np.isin(np.arange(256), list(b"0123456789+-.eE"))
 _BATCH = 5000
 # Annotations that are looked at to tell what a file is.
 _PROBED = 100
@@ -34,6 +45,7 @@ _MOST_FILES = 200
 _SCHEMA = """
 CREATE TABLE images (id TEXT PRIMARY KEY, name TEXT, stem TEXT, kind TEXT, record TEXT);
 CREATE TABLE annotations (number INTEGER PRIMARY KEY, image TEXT, record TEXT);
+CREATE TABLE trouble (record TEXT);
 """
 _JOINED = """
 SELECT i.name, i.kind, i.record, a.record FROM annotations a JOIN images i ON i.id = a.image
@@ -82,16 +94,12 @@ class ImageRecords:
 
 
 def load_json(data: bytes) -> Any:
-    """Return the value of a small JSON file in UTF-8 or cp949; a byte in neither becomes U+FFFD.
+    """Return the value of a small JSON file in UTF-8 or cp949; a byte that is damaged becomes U+FFFD.
 
     Raises ``DamagedJson``.
     """
     try:
-        text = decode_text(data)
-    except UnicodeDecodeError:
-        text = data.decode("utf-8-sig", "replace")
-    try:
-        return json.loads(text)
+        return json.loads(decode_damaged(data))
     except (ValueError, RecursionError) as error:
         raise DamagedJson(shortened(error)) from None
 
@@ -161,7 +169,6 @@ class AnnotationTable:
 
     def __init__(self, file: StoredFile) -> None:
         self.file = file
-        self._trouble: list[LeftOut] = []
         self._breaks: dict[str, tuple[int, str]] = {}
         with self._explained():
             self._database = sqlite3.connect("")
@@ -186,7 +193,8 @@ class AnnotationTable:
             counts = " and ".join(f"{count:,} {name}" for name, (count, _) in self._breaks.items())
             reason = next(reversed(self._breaks.values()))[1]
             yield LeftOut(self.file.name, "damaged JSON", f"after {counts}: {reason}")
-        yield from self._trouble
+        for (record,) in self._rows_of("SELECT record FROM trouble ORDER BY rowid"):
+            yield LeftOut(*json.loads(record))
         for image, record in self._rows_of(_STRAY):
             number = json.loads(record).get("id", "?")
             yield LeftOut(f"{self.file.name}#{shortened(number)}", "unknown image id", image)
@@ -227,8 +235,8 @@ class AnnotationTable:
             with self._database:
                 done = self._database.executemany(statement, batch)
             if name == "images" and done.rowcount < len(batch):
-                repeated = len(batch) - done.rowcount
-                self._trouble += [LeftOut(self.file.name, "duplicate image id")] * repeated
+                for _ in range(len(batch) - done.rowcount):
+                    self._note(self.file.name, "duplicate image id", "")
 
     def _rows(self, name: str, as_row: Any) -> Iterator[tuple]:
         count = 0
@@ -236,13 +244,15 @@ class AnnotationTable:
             for count, record in enumerate(stream(self.file, name), start=1):
                 row = as_row(record) if isinstance(record, dict) else None
                 if row is None:
-                    self._trouble.append(
-                        LeftOut(f"{self.file.name}#{name} {count}", "damaged entry", shortened(record))
-                    )
+                    self._note(f"{self.file.name}#{name} {count}", "damaged entry", shortened(record))
                 else:
                     yield row
         except (DamagedJson, UnreadableFile) as error:
             self._breaks[name] = (count, str(error))
+
+    def _note(self, key: str, reason: str, detail: str) -> None:
+        """Keep what is wrong with an entry; on disk, for it may be wrong with all of them."""
+        self._database.execute("INSERT INTO trouble VALUES (?)", [json.dumps([key, reason, detail])])
 
     def _image_row(self, record: Record) -> tuple | None:
         if record.get("id") is None or not isinstance(record.get("file_name"), str):
@@ -257,30 +267,33 @@ class AnnotationTable:
 
 
 class _Guarded:
-    """A stream for the parser that stops at what would fill the memory: endless nesting, or one endless record."""
+    """A stream for the parser that stops at what it cannot take: endless nesting, an endless record or number."""
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
-        self._depth = self._since_record = 0
-        self._in_text = self._escaped = False
+        self._depth = self._since_record = self._digits = 0
+        self._in_text = self._escaped = self._refused = False
 
     def read(self, size: int = -1) -> bytes:
+        if self._refused:
+            raise DamagedJson(f"a number of more than {_LONGEST_NUMBER} characters (refused)")
         data = self._source.read(size)
-        if data:
-            self._follow(data)
-        return data
+        return self._followed(data) if data else data
 
-    def _follow(self, data: bytes) -> None:
-        lowest, highest = self._depths(data)
+    def _followed(self, data: bytes) -> bytes:
+        """Return ``data`` up to the first number that is too long."""
+        codes, outside = self._outside_texts(data)
+        lowest, highest = self._depths(codes, outside)
         if highest > _DEEPEST:
             raise DamagedJson(f"nested more than {_DEEPEST} deep (refused)")
         # Between two entries of a list at the top the depth is 2.
         self._since_record = 0 if lowest <= 2 and not self._in_text else self._since_record + len(data)
         if self._since_record > _LONGEST_RECORD:
             raise DamagedJson(f"one entry of more than {_LONGEST_RECORD:,} bytes (refused)")
+        return data[: self._end(codes, outside)]
 
-    def _depths(self, data: bytes) -> tuple[int, int]:
-        """Return the least and greatest depth of brackets within ``data``, those in texts not counted."""
+    def _outside_texts(self, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """Return the bytes (n,) without what backslashes make of them, and which (n,) bool are outside of texts."""
         # A backslash says what the next byte is, wherever the chunk ends.
         if self._escaped:
             data = b"_" + data[1:]
@@ -288,13 +301,29 @@ class _Guarded:
         self._escaped = plain.endswith(b"\\")
         codes = np.frombuffer(plain.replace(b'\\"', b"__"), np.uint8)
         quotes = np.cumsum(codes == ord('"')) + self._in_text
-        outside = (quotes % 2 == 0).astype(np.int32)
+        self._in_text = bool(quotes[-1] % 2)
+        return codes, quotes % 2 == 0
+
+    def _depths(self, codes: np.ndarray, outside: np.ndarray) -> tuple[int, int]:
+        """Return the least and greatest depth of brackets, those in texts not counted."""
         opening = ((codes == ord("[")) | (codes == ord("{"))).astype(np.int32)
         closing = ((codes == ord("]")) | (codes == ord("}"))).astype(np.int32)
         depth = self._depth + np.cumsum((opening - closing) * outside)
         before = self._depth
-        self._depth, self._in_text = int(depth[-1]), bool(quotes[-1] % 2)
+        self._depth = int(depth[-1])
         return min(before, int(depth.min())), max(before, int(depth.max()))
+
+    def _end(self, codes: np.ndarray, outside: np.ndarray) -> int:
+        """Return where the parser must stop: at a number that is too long, which may have begun in former chunks."""
+        between = np.flatnonzero(~(_OF_NUMBERS[codes] & outside))
+        edges = np.concatenate([[-1 - self._digits], between, [len(codes)]])
+        lengths = np.diff(edges) - 1
+        self._digits = int(lengths[-1])
+        if lengths.max() <= _LONGEST_NUMBER:
+            return len(codes)
+        self._refused = True
+        # Something must come back: nothing at all would be the end of the file.
+        return max(1, int(edges[np.argmax(lengths > _LONGEST_NUMBER)]) + 1)
 
 
 def _plain(value: Any) -> str:

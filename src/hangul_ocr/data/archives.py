@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import functools
 import io
+import itertools
 import lzma
 import os
 import posixpath
@@ -21,6 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 from hangul_ocr.data.dacon import path_fault
 from hangul_ocr.data.images import SUFFIXES
@@ -58,6 +61,10 @@ class StoredFile:
     name: str
     place: str
     member: str = ""
+
+    def __reduce__(self) -> tuple[type[StoredFile], tuple[str, str, str]]:
+        # Who gets it may stand in another folder.
+        return StoredFile, (self.name, os.path.abspath(self.place), self.member)
 
     @property
     def suffix(self) -> str:
@@ -138,7 +145,7 @@ class Scan:
 
 @dataclass
 class FileIndex:
-    """Files by stem, whatever folder they lie in; capital letters make no difference."""
+    """Files by stem, whatever folder they lie in; capital letters count only between files that are equally near."""
 
     files: Sequence[StoredFile]
     _by_stem: dict[str, list[StoredFile]] = field(default_factory=dict)
@@ -159,7 +166,7 @@ class FileIndex:
         """
         best = self.nearest(name, near, folders, foreign)
         self._found.update(best)
-        if len(best) > 1 and not _same_content(best):
+        if len(best) > 1 and not same_content(best):
             return "ambiguous image"
         return best[0] if best else "missing image"
 
@@ -170,7 +177,7 @@ class FileIndex:
         base = _base(name)
         found = [file for file in self._by_stem.get(stem_of(name), []) if not _is_foreign(file, folders, foreign)]
         same = [file for file in found if posixpath.basename(file.name).casefold() == base.casefold()]
-        return _nearest(same or found, near, folders)
+        return _as_spelled(_nearest(same or found, near, folders), base)
 
     def unused(self) -> Iterator[StoredFile]:
         """Yield the files that were never among what was found, in the order of their names."""
@@ -215,20 +222,47 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 def opened_as_utf8(file: StoredFile) -> Iterator[BinaryIO]:
     """Open a text file of any size; what is read is UTF-8 without a byte order mark, whatever the file is in.
 
-    A byte in neither UTF-8 nor cp949 becomes U+FFFD. Raises ``UnreadableFile`` if the file cannot be opened or read.
+    A byte that is damaged becomes U+FFFD. Raises ``UnreadableFile`` if the file cannot be opened or read.
     """
-    encoding = "utf-8-sig" if _decodes(file, "utf-8-sig") else "cp949" if _decodes(file, "cp949") else "utf-8-sig"
+    encoding = "utf-8-sig" if not _fault_in_utf8(file) or is_mostly_utf8(_chunks(file)) else "cp949"
     with file.opened() as stream:
         yield _Recoded(stream, encoding)
+
+
+def decode_damaged(data: bytes) -> str:
+    """Return the text of bytes in UTF-8 or cp949; a byte that is damaged becomes U+FFFD."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8-sig" if is_mostly_utf8([data]) else "cp949", "replace")
+    return text.replace("\ufeff", "")
+
+
+def is_mostly_utf8(chunks: Iterable[bytes]) -> bool:
+    """Tell whether a text that is not all UTF-8 is damaged UTF-8, rather than in cp949, in which hardly anything is.
+
+    Characters of three bytes, as Hangul has, outnumber the errors in the one and are all but missing in the other.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+    errors = long = 0
+    for data in itertools.chain(chunks, [b""]):
+        text = decoder.decode(data, final=not data)
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        errors += text.count("\ufffd")
+        long += int((codes >= 0x800).sum()) - text.count("\ufffd")
+    return 0 < long >= errors
 
 
 def decoded_lines(file: StoredFile, longest: int = 1 << 20) -> Iterator[tuple[int, str | None]]:
     """Yield the number and text of each line that is not blank; None for one in no encoding or beyond ``longest``.
 
     Files that were joined by hand hold several encodings: each line of a file that is not all UTF-8 is decoded for
-    itself. Raises ``UnreadableFile`` if the file cannot be read.
+    itself. One that is UTF-8 but for a character cut off at its end is not: half a syllable may be another in cp949.
+    Raises ``UnreadableFile`` if the file cannot be read.
     """
-    decode = bytes.decode if _decodes(file, "utf-8-sig") else decode_loose
+    fault = _fault_in_utf8(file)
+    is_cut = fault == "cut off" and is_mostly_utf8(_chunks(file))
+    decode = bytes.decode if is_cut or not fault else decode_loose
     with file.opened() as stream:
         for number, line in enumerate(_raw_lines(stream, longest), start=1):
             text = _line_text(line, decode) if line is not None else None
@@ -267,18 +301,25 @@ class _Recoded:
                 return text.encode("utf-8")
 
 
-def _decodes(file: StoredFile, encoding: str) -> bool:
-    decoder = codecs.getincrementaldecoder(encoding)()
+def _fault_in_utf8(file: StoredFile) -> str:
+    """Return why a file is not all UTF-8: ``cut off`` (within its last character) or ``other``; empty if it is."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:
+        for data in _chunks(file):
+            decoder.decode(data)
+    except UnicodeDecodeError:
+        return "other"
+    return "cut off" if decoder.getstate()[0] else ""
+
+
+def _chunks(file: StoredFile) -> Iterator[bytes]:
+    """Yield a file's bytes in pieces. Raises ``UnreadableFile``."""
     with file.opened() as stream:
         try:
             while data := stream.read(_CHUNK):
-                decoder.decode(data)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return False
+                yield data
         except _FAILURES as error:
             raise UnreadableFile(_reason(error)) from None
-    return True
 
 
 def _raw_lines(stream: BinaryIO, longest: int) -> Iterator[bytes | None]:
@@ -404,6 +445,14 @@ def _nearest(files: list[StoredFile], near: str, folders: Sequence[str]) -> list
     return files
 
 
+def _as_spelled(files: list[StoredFile], base: str) -> list[StoredFile]:
+    """Return those of several files whose name, or at least stem, has the capital letters of ``base``; all if none."""
+    if len(files) < 2:
+        return files
+    same = [file for file in files if posixpath.basename(file.name) == base]
+    return same or [file for file in files if file.stem == _without_suffix(base)] or files
+
+
 def _is_foreign(file: StoredFile, folders: Sequence[str], foreign: Sequence[str]) -> bool:
     return _lies_in(file, foreign) and not _lies_in(file, folders)
 
@@ -416,7 +465,8 @@ def _shared_folders(one: str, other: str) -> int:
     return len(posixpath.commonprefix([one.split("/")[:-1], other.split("/")[:-1]]))
 
 
-def _same_content(files: list[StoredFile]) -> bool:
+def same_content(files: Sequence[StoredFile]) -> bool:
+    """Tell whether a few files hold the same bytes; not if one cannot be read."""
     try:
         return len({file.read() for file in files[:8]}) == 1 and len(files) <= 8
     except UnreadableFile:

@@ -16,7 +16,16 @@ import cv2
 import numpy as np
 
 from hangul_ocr.data.archives import StoredFile, UnreadableFile
-from hangul_ocr.data.images import REDUCED, Size, UnreadableImage, check_image, decode_image, is_whole_jpeg, stored_size
+from hangul_ocr.data.images import (
+    LONGEST_JPEG,
+    REDUCED,
+    Size,
+    UnreadableImage,
+    check_image,
+    decode_image,
+    is_whole_jpeg,
+    stored_size,
+)
 from hangul_ocr.data.planning import ImportSettings
 from hangul_ocr.data.sample import LeftOut, Sample, shortened
 
@@ -25,6 +34,8 @@ SMALLEST = 4
 # Of a box that leaves the photograph, as much must lie inside for its label to be what is seen.
 LEAST_INSIDE = 0.5
 _FARTHEST = 1e6
+# OpenCV straightens neither from nor to an image with a longer side.
+_LONGEST_STRAIGHTENED = 32_766
 _TURNS = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 
@@ -67,7 +78,7 @@ class Photograph:
         """Yield each region as a JPEG crop, or why it is left out.
 
         Reasons, beside those of its label: ``unreadable image``, ``size mismatch`` (another size than declared), ``box
-        without size``, ``box outside the image`` (more than half of it), ``box too small``.
+        without size``, ``box outside the image`` (more than half of it), ``box too small``, ``crop too long``.
         """
         wanted = []
         for region in self.regions:
@@ -94,8 +105,11 @@ class Photograph:
         for item in placed:
             yield item if isinstance(item, LeftOut) else self._sample(item, picture, settings)
 
-    def _sample(self, cut: _Cut, picture: _Picture, settings: ImportSettings) -> Sample:
-        pixels = picture.cut(cut)
+    def _sample(self, cut: _Cut, picture: _Picture, settings: ImportSettings) -> Sample | LeftOut:
+        try:
+            pixels = picture.cut(cut)
+        except BadBox as error:
+            return LeftOut(cut.region.key, str(error), f"{max(_sides(cut.quad)):.0f} pixels")
         data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, settings.quality])[1].tobytes()
         facts = {**self.facts, **cut.region.facts, "photograph": self.image.name}
         return Sample(cut.region.key, data, cut.region.text, self.source, self.group, facts)
@@ -140,12 +154,15 @@ class _Picture:
     reduction: int
 
     def cut(self, cut: _Cut) -> np.ndarray:
+        """Return the crop as it is stored. Raises ``BadBox`` if it is too long for that."""
         quad = cut.quad * self.scale
         crop = self._rectangle(quad) if _is_level(quad) else self._straightened(quad)
         if (further := cut.reduction // self.reduction) > 1:
             height, width = crop.shape[:2]
             size = (max(1, round(width / further)), max(1, round(height / further)))
             crop = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
+        if max(crop.shape) > LONGEST_JPEG:
+            raise BadBox("crop too long")
         return cv2.rotate(crop, _TURNS[cut.region.turns]) if cut.region.turns else crop
 
     def _rectangle(self, quad: np.ndarray) -> np.ndarray:
@@ -156,15 +173,28 @@ class _Picture:
 
     def _straightened(self, quad: np.ndarray) -> np.ndarray:
         width, height = (max(1, round(length)) for length in _sides(quad))
+        pixels, quad = self._surroundings(quad)
+        if max(*pixels.shape, width, height) > _LONGEST_STRAIGHTENED:
+            raise BadBox("crop too long")
         target = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
         matrix = cv2.getPerspectiveTransform(quad.astype(np.float32), target)
-        return cv2.warpPerspective(self.pixels, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        return cv2.warpPerspective(pixels, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+
+    def _surroundings(self, quad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the part of a very long photograph that a tilted box needs, and where the box lies in it."""
+        if max(self.pixels.shape) <= _LONGEST_STRAIGHTENED:
+            return self.pixels, quad
+        height, width = self.pixels.shape[:2]
+        left, top = np.floor(quad.min(axis=0) - 2).astype(int).clip(0, (width - 1, height - 1))
+        right, bottom = np.ceil(quad.max(axis=0) + 2).astype(int).clip((left + 1, top + 1), (width, height))
+        return self.pixels[top:bottom, left:right], quad - (left, top)
 
 
 def parse_box(value: object) -> np.ndarray:
     """Return the corners (4, 2) of a box as AI Hub writes it: ``[x, y, w, h]``, four ``[x, y]``, or these as JSON text.
 
-    Raises ``BadBox``: ``no box`` for anything else, nulls included, and ``box without size``.
+    Raises ``BadBox``: ``no box`` for anything else, nulls included, ``box without size``, and ``box outside the image``
+    for numbers beyond every image.
     """
     if isinstance(value, str):
         try:
@@ -174,7 +204,7 @@ def parse_box(value: object) -> np.ndarray:
     if not isinstance(value, list) or len(value) not in (4, 8):
         raise BadBox("no box")
     nested = [item for entry in value for item in (entry if isinstance(entry, list) else [entry])]
-    numbers = np.array([_number(item) for item in nested])
+    numbers = np.array([coordinate(item) for item in nested])
     if len(numbers) == 8:
         return _as_quad(numbers.reshape(4, 2))
     if len(numbers) != 4 or len(value) != 4:
@@ -203,17 +233,22 @@ def _has_level_edges(boxes: np.ndarray, along: np.ndarray) -> bool:
     return drift < math.tan(math.radians(_LEVEL)) * along[1 - across]
 
 
+def runs_left(boxes: np.ndarray) -> bool:
+    """Tell whether a word's characters, (n, 4) x, y, w, h in order, run level from right to left."""
+    along = _along(boxes)
+    return bool(along.any()) and 180 - abs(_degrees(along)) < _LEVEL
+
+
 def quad_of_characters(boxes: np.ndarray) -> np.ndarray | None:
     """Return the corners (4, 2) of a tilted word from its characters' upright boxes, (n, 4) x, y, w, h in order.
 
     None if the word is level or runs straight down, where the word's own box does. A character that is turned fills
     more of its upright box: its own size is taken to be that of a square turned by the word's angle.
     """
-    centres = boxes[:, :2] + boxes[:, 2:] / 2
-    along = centres[-1] - centres[0]
-    if len(boxes) < 2 or not np.linalg.norm(along) > 0:
+    along = _along(boxes)
+    if not along.any():
         return None
-    angle = math.degrees(math.atan2(along[1], along[0]))
+    angle = _degrees(along)
     if min(abs(angle), abs(angle - 90)) < _LEVEL or _has_level_edges(boxes, along):
         return None
     along = along / np.linalg.norm(along)
@@ -221,13 +256,24 @@ def quad_of_characters(boxes: np.ndarray) -> np.ndarray | None:
     right = np.array([along[1], -along[0]]) if 45 < angle < 135 else along
     axes = np.stack([right, np.array([-right[1], right[0]])])
     half = boxes[:, 2:] / 2 / (abs(right[0]) + abs(right[1]))
-    places = centres @ axes.T
+    places = (boxes[:, :2] + boxes[:, 2:] / 2) @ axes.T
     low, high = (places - half).min(axis=0), (places + half).max(axis=0)
     corners = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
     return corners @ axes
 
 
-def _number(value: object) -> float:
+def _along(boxes: np.ndarray) -> np.ndarray:
+    """Return the way (x, y) from the middle of a word's first character to that of its last."""
+    centres = boxes[[0, -1], :2] + boxes[[0, -1], 2:] / 2
+    return centres[1] - centres[0]
+
+
+def _degrees(along: np.ndarray) -> float:
+    return math.degrees(math.atan2(along[1], along[0]))
+
+
+def coordinate(value: object) -> float:
+    """Return a number of a box, written as number or text. Raises ``BadBox`` for others, and those beyond any image."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise BadBox("no box")
     try:
@@ -236,6 +282,8 @@ def _number(value: object) -> float:
         raise BadBox("no box") from None
     if not math.isfinite(number):
         raise BadBox("no box")
+    if abs(number) > _FARTHEST:
+        raise BadBox("box outside the image")
     return number
 
 

@@ -25,6 +25,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 # Larger than any phone's photograph that the data sets hold; 80 million pixels are 240 MB as RGB.
 MAX_PIXELS = 80_000_000
 
+# No side of a JPEG that libjpeg writes is longer.
+LONGEST_JPEG = 65_500
+
 # OpenCV's way to read 1 / n of an image's size, which saves time for a JPEG.
 REDUCED = {
     1: cv2.IMREAD_COLOR,
@@ -36,7 +39,6 @@ REDUCED = {
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _PNG_GREY, _PNG_RGB = 0, 2
-_LONGEST_JPEG = 65_500
 _ORIENTATION = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 _START_OF_SCAN, _EXIF = 0xDA, 0xE1
@@ -184,7 +186,7 @@ def shrunk(data: bytes, short_side: int, quality: int) -> bytes:
     while min(image.shape[:2]) >= 2 * short_side:
         height, width = image.shape[:2]
         image = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    if max(image.shape) > _LONGEST_JPEG:
+    if max(image.shape) > LONGEST_JPEG:
         return data
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

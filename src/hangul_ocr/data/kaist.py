@@ -13,12 +13,12 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, scan
-from hangul_ocr.data.cropping import BadBox, Photograph, Region, rectangle
+from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, decode_damaged, scan
+from hangul_ocr.data.cropping import BadBox, Photograph, Region, coordinate, rectangle
 from hangul_ocr.data.images import Size
 from hangul_ocr.data.planning import ImportSettings, Planned
 from hangul_ocr.data.sample import LeftOut, clean_label, shortened
-from hangul_ocr.hangul import decode_text, normalise
+from hangul_ocr.hangul import normalise
 
 SOURCE = "kaist"
 LAYOUT = "a .xml and an image of one name for each photograph, in folders such as Korean/Digital_Camera, or zips"
@@ -50,8 +50,8 @@ def plan_kaist(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plan
 def _photographs(table: StoredFile, images: FileIndex, owners: FileIndex) -> Iterator[Planned]:
     """Yield the photographs of one XML file; mostly it is one, and the root is left out in some."""
     try:
-        root = fromstring(decode_text(table.read(_XML_BYTES)), forbid_dtd=True)
-    except (UnreadableFile, UnicodeDecodeError, ParseError, DefusedXmlException, ValueError, RecursionError) as error:
+        root = fromstring(decode_damaged(table.read(_XML_BYTES)), forbid_dtd=True)
+    except (UnreadableFile, ParseError, DefusedXmlException, ValueError, RecursionError) as error:
         images.find(table.stem)
         yield LeftOut(table.name, "damaged XML", shortened(error))
         return
@@ -106,20 +106,10 @@ def _region(key: str, word: Element) -> Region | LeftOut:
         return LeftOut(key, "character without text", "".join(filter(None, characters)))
     text = clean_label("".join(characters))
     try:
-        quad = rectangle(*(_number(word, name) for name in ("x", "y", "width", "height")))
+        quad = rectangle(*(coordinate(word.get(name)) for name in ("x", "y", "width", "height")))
     except BadBox as error:
         return LeftOut(key, str(error), shortened(word.attrib))
     return Region(key, text, quad)
-
-
-def _number(word: Element, name: str) -> float:
-    try:
-        number = float(word.get(name, ""))
-    except ValueError:
-        raise BadBox("no box") from None
-    if not abs(number) < float("inf"):
-        raise BadBox("no box")
-    return number
 
 
 def _resolution(entry: Element) -> Size | None:

@@ -19,7 +19,7 @@ from joblib import Parallel, cpu_count, delayed, effective_n_jobs, parallel_conf
 
 from hangul_ocr.data.lmdb_writer import Record, as_record
 from hangul_ocr.data.planning import ImportSettings, Planned, do
-from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.sample import LeftOut, Sample, shortened
 from hangul_ocr.hangul import HangulOcrError
 
 Items = list[Record | LeftOut]
@@ -114,9 +114,26 @@ def _do_all(works: list[Planned], settings: ImportSettings) -> list[Items]:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        return [[as_record(item) for item in do(work, settings)] for work in works]
+        return [_done(work, settings) for work in works]
     finally:
         cv2.setNumThreads(threads)
+
+
+def _done(work: Planned, settings: ImportSettings) -> Items:
+    """Return what a piece of work comes to. One that fails is left out: it must not end an import of a million."""
+    items: Items = []
+    try:
+        for item in do(work, settings):
+            items.append(as_record(item))
+    except HangulOcrError:
+        raise
+    except Exception as error:
+        items.append(LeftOut(_in_a_line(repr(work)), "failed", _in_a_line(f"{type(error).__name__}: {error}")))
+    return items
+
+
+def _in_a_line(text: str) -> str:
+    return shortened(" ".join(text.split()), 200)
 
 
 def _stretches(plan: Iterator[Planned], works: int) -> Iterator[list[Planned]]:
