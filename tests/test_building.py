@@ -16,14 +16,14 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import lmdb
 import pytest
 from conftest import crop_png
-from data_sets import outdoor_json, photograph, write
+from data_sets import outdoor_json, photograph, write, write_zip
 from tqdm.auto import tqdm
 
 from hangul_ocr import cli
@@ -33,6 +33,7 @@ from hangul_ocr.data.lmdb_store import LmdbReader, matches, read_manifest
 from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.planning import ImportSettings, Planned, do
 from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.sources import plan
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.data.workers import Workers
 from hangul_ocr.hangul import HangulOcrError
@@ -176,6 +177,46 @@ class Fatal:
 def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HangulOcrError, match=r"a worker died.*fewer --workers"):
         build_lmdb(tmp_path / "s", lambda: iter([Fatal()] * 40), SETTINGS, settings={}, workers=Workers(2))
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Work that fails once it has come to one crop."""
+
+    number: int
+
+    def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
+        yield Sample(f"{self.number}", IMAGES[self.number % 8], "가", "x")
+        raise (MemoryError(), ValueError("two\nlines"))[self.number % 2]
+
+
+def test_work_that_fails_is_left_out_and_the_rest_goes_on(tmp_path: Path) -> None:
+    def plan() -> Iterator[Planned]:
+        yield from (Failing(0), Piece(0), Failing(1))
+
+    manifest = build_lmdb(tmp_path / "s", plan, SETTINGS, settings={}, workers=Workers(1))
+    assert (manifest.kept, manifest.left_out) == (5, {"failed": 2})
+    table = read_table(tmp_path / "s" / "left_out.csv")
+    assert list(table["key"]) == ["Failing(number=0)", "Failing(number=1)"]
+    assert list(table["detail"]) == ["MemoryError:", "ValueError: two lines"]
+
+
+def test_an_importer_runs_over_a_cluster_that_stands_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    for number in range(40):
+        write(tmp_path / "set" / f"{number}.json", outdoor_json(f"{number}", [([10, 20, 90, 40], f"글{number}")]))
+        write(tmp_path / "set" / f"{number}.jpg", photograph())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        client.run(os.chdir, tmp_path / "elsewhere")
+        arguments = ["import", "aihub-outdoor", "set", "--out", "store", "--workers", "2", "--backend", "dask"]
+        assert cli.main(arguments) == 0
+    with LmdbReader(tmp_path / "store") as reader:
+        assert (reader.manifest.kept, reader.manifest.left_out) == (40, {})
 
 
 # --- shards
@@ -526,3 +567,117 @@ def test_a_store_at_the_folder_one_stands_in(tmp_path, monkeypatch):
     build_lmdb(Path("."), pieces(4), ImportSettings(), settings={})
     with LmdbReader(tmp_path / "here") as reader:
         assert len(reader) > 4
+
+
+# --- folders of other people
+
+
+def built_by_work(path: Path, items: list[Sample]) -> None:
+    build_lmdb(path, lambda: iter(items), SETTINGS, settings={}, workers=Workers(1))
+
+
+def written_at_once(path: Path, items: list[Sample]) -> None:
+    write_lmdb(path, items, alphabet=None, settings={})
+
+
+@pytest.mark.parametrize("suffix", ["tmp", "former"])
+@pytest.mark.parametrize("make", [built_by_work, written_at_once])
+@pytest.mark.parametrize("items", [[], [Sample("k", IMAGES[0], "가", "x")]], ids=["fails", "succeeds"])
+def test_folders_that_happen_to_have_a_needed_name_are_left_alone(
+    tmp_path: Path, suffix: str, make: Callable, items: list[Sample]
+) -> None:
+    precious = write(tmp_path / f"s.{suffix}" / "precious.txt", "my thesis")
+    message = rf"s\.{suffix}: holds precious\.txt .*move it away or name another path"
+    with pytest.raises(HangulOcrError, match=message):
+        make(tmp_path / "s", items)
+    assert precious.read_text() == "my thesis"
+    assert [path.name for path in tmp_path.iterdir()] == [f"s.{suffix}"]
+
+
+def test_a_file_of_a_needed_name_is_left_alone(tmp_path: Path) -> None:
+    write(tmp_path / "s.former", "my thesis")
+    with pytest.raises(HangulOcrError, match=r"s\.former: holds a file"):
+        build_lmdb(tmp_path / "s", pieces(2), SETTINGS, settings={}, workers=Workers(1))
+
+
+def test_leftovers_of_our_own_are_no_hindrance(tmp_path: Path) -> None:
+    build_lmdb(tmp_path / "s.former", pieces(4), SETTINGS, settings={}, workers=Workers(1), shards=2)
+    for name in ("lock", "data.mdb", ".progress.json.x1_y.tmp", ".DS_Store"):
+        write(tmp_path / "s.tmp" / name, b"")
+    build_lmdb(tmp_path / "s", pieces(4), SETTINGS, settings={}, workers=Workers(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+# --- data sets that change between two calls
+
+
+@pytest.fixture
+def very_often(often: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lmdb_writer, "_BATCH_BYTES", 1 << 10)
+    monkeypatch.setattr(workers, "_CALL", 2)
+    monkeypatch.setattr(workers, "_FINISHED", 2)
+
+
+def _break_off(path: Path, plan: Callable[[], Iterator[Planned]]) -> None:
+    """Do half of a plan and fail."""
+
+    def failing() -> Iterator[Planned]:
+        planned = list(plan())
+        yield from planned[: len(planned) // 2]
+        raise HangulOcrError("a cable was pulled")
+
+    with pytest.raises(HangulOcrError, match="a cable"):
+        build_lmdb(path, failing, SETTINGS, settings={}, workers=Workers(1))
+    assert json.loads((path.with_name("s.tmp") / "progress.json").read_text())["steps"] > 10
+
+
+def _outdoor_set(folder: Path, label: str) -> dict[str, bytes]:
+    members = {f"{n:03d}.json": json.dumps(outdoor_json(f"{n:03d}", [([10, 20, 90, 40], label)])) for n in range(40)}
+    files = {name: text.encode() for name, text in members.items()}
+    files |= {f"{n:03d}.jpg": photograph() for n in range(40)}
+    for name, data in files.items():
+        write(folder / name, data)
+    return files
+
+
+@pytest.mark.usefixtures("very_often")
+@pytest.mark.parametrize("changed", [False, True])
+def test_corrected_label_files_are_not_mixed_with_former_ones(tmp_path: Path, capsys, changed: bool) -> None:
+    def plan_of_set() -> Iterator[Planned]:
+        return plan("aihub-outdoor", [tmp_path / "set"], SETTINGS)
+
+    _outdoor_set(tmp_path / "set", "가")
+    _break_off(tmp_path / "s", plan_of_set)
+    if changed:
+        _outdoor_set(tmp_path / "set", "나")
+    build_lmdb(tmp_path / "s", plan_of_set, SETTINGS, settings={}, workers=Workers(1))
+    assert LmdbReader(tmp_path / "s").texts() == ["나" if changed else "가"] * 40
+    assert ("begun anew, for the data set is another" in capsys.readouterr().err) == changed
+
+
+@pytest.mark.usefixtures("very_often")
+@pytest.mark.parametrize("label", ["가", "나"])
+def test_a_zip_that_was_written_anew_is_told_from_its_former_self_by_what_it_holds(
+    tmp_path: Path, capsys, label: str
+) -> None:
+    def plan_of_zip() -> Iterator[Planned]:
+        return plan("aihub-outdoor", [tmp_path / "set.zip"], SETTINGS)
+
+    write_zip(tmp_path / "set.zip", _outdoor_set(tmp_path / "set", "가"))
+    _break_off(tmp_path / "s", plan_of_zip)
+    write_zip(tmp_path / "set.zip", _outdoor_set(tmp_path / "set", label))
+    os.utime(tmp_path / "set.zip", (1, 1))
+    build_lmdb(tmp_path / "s", plan_of_zip, SETTINGS, settings={}, workers=Workers(1))
+    assert LmdbReader(tmp_path / "s").texts() == [label] * 40
+    assert ("begun anew" in capsys.readouterr().err) == (label == "나")
+
+
+@pytest.mark.usefixtures("very_often")
+def test_a_finished_sample_of_another_image_or_group_is_another(tmp_path: Path, capsys) -> None:
+    same = [Sample(str(n), IMAGES[n % 8], "가", "x", "photo") for n in range(40)]
+    turned = same[0].image[:-1] + b"x"
+    for other in (replace(same[0], image=turned), replace(same[0], group="another"), same[0]):
+        _break_off(tmp_path / "s", lambda: iter(same))
+        items = [other, *same[1:]]
+        build_lmdb(tmp_path / "s", lambda items=items: iter(items), SETTINGS, settings={}, workers=Workers(1))
+        assert ("begun anew" in capsys.readouterr().err) == (other is not same[0])

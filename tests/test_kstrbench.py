@@ -60,6 +60,24 @@ def test_rows_and_images_that_do_not_match(tmp_path: Path) -> None:
     }
 
 
+def test_rows_with_an_open_quotation_mark_do_not_swallow_the_next(tmp_path: Path) -> None:
+    tail = "True,False,False,False"
+    rows = [f'g_1,s,"5,{tail}', f'g_2,s,"6,{tail}', f"g_3,s,가,{tail}", f'g_4,s,나",{tail}', f'g_5,s,"다,{tail}']
+    folder = subset(tmp_path / "GIST", *rows, images=("g_3", "g_4"))
+    samples, left_out = taken("kstrbench", folder)
+    assert {key: sample.text for key, sample in samples.items()} == {"GIST/g_3": "가", "GIST/g_4": '나"'}
+    assert {(record.key, record.reason) for record in left_out} == {
+        (f"GIST/text.v1.0.csv:{line}", "damaged row") for line in (2, 3, 6)
+    }
+
+
+def test_a_row_of_several_lines_is_counted_by_line(tmp_path: Path) -> None:
+    tail = "True,False,False,False"
+    folder = subset(tmp_path / "GIST", f'g_1,s,"가\n나",{tail}', f"g_2,s,다,{tail}", images=("g_2",))
+    samples, left_out = taken("kstrbench", folder)
+    assert (list(samples), reasons(left_out)) == (["GIST/g_2"], {"damaged row": 2})
+
+
 def test_the_newest_table_counts(tmp_path: Path) -> None:
     for version, label in (("v2.9", "가"), ("v2.10", "나"), ("v1.0", "다")):
         subset(tmp_path / "K", f"k_1,s,{label},True,False,False,False", version=version)
@@ -86,6 +104,25 @@ def test_a_list_without_its_table(tmp_path: Path) -> None:
     path = write(tmp_path / "GIST" / "labels" / "test.txt", "GIST/text_images/g_1.jpg\t가\n")
     (sample,) = taken("kstrbench", path)[0].values()
     assert sample.facts == {"text_id": "g_1", "list": "test"}
+
+
+def test_the_folder_of_the_lists_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "GIST"
+    for number in range(2):
+        write(folder / "text_images" / f"g_{number}.jpg", crop_png(number))
+    for name, numbers in (("train", [0]), ("test", [1]), ("artistic", [1])):
+        lines = [f"GIST/text_images/g_{number}.jpg\t글 {number}" for number in numbers]
+        write(folder / "labels" / f"{name}.txt", "\n".join(lines))
+    monkeypatch.chdir(folder / "labels")
+    for path in (folder / "labels", Path(".")):
+        items = list(import_samples("kstrbench", [path]))
+        assert [(item.text, item.facts["list"]) for item in items] == [
+            ("글 1", "test"),
+            ("글 0", "train"),
+            ("글 1", "artistic"),
+        ]
+    with pytest.raises(HangulOcrError, match=r"a folder called labels, or a list in it named itself; found .*\.txt"):
+        list(import_samples("kstrbench", [folder]))
 
 
 def test_another_layout_and_a_table_of_other_columns(tmp_path: Path) -> None:

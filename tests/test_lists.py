@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import crop_png
-from data_sets import nfd, reasons, taken, write
+from data_sets import nfd, reasons, taken, write, write_zip
 
 from hangul_ocr.data.planning import ImportSettings
+from hangul_ocr.data.sample import LeftOut, Sample
 from hangul_ocr.data.sources import import_samples
 from hangul_ocr.hangul import HangulOcrError
 
@@ -67,6 +68,13 @@ def test_a_link_out_of_the_folder(tmp_path: Path) -> None:
     samples, left_out = taken("list", folder / "gt.txt")
     assert len(samples) == 1
     assert reasons(left_out) == {"unsafe path": 1}
+
+
+def test_labels_lose_what_nobody_sees(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "1.png", "2.png")
+    parted = "\u200d".join(nfd("가"))
+    write(folder / "gt.txt", f"1.png\t\u200e가\u200b나\u2060 \u200f\n2.png\t{parted}\n")
+    assert list(texts("list", folder).values()) == ["가나", "가"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949"])
@@ -132,6 +140,80 @@ def test_paddles_labels_for_detection_are_not_taken_for_words(tmp_path: Path) ->
     samples, left_out = taken("paddleocr", folder)
     assert len(samples) == 1
     assert reasons(left_out) == {"label for detection": 1}
+
+
+@pytest.mark.parametrize("source", ["list", "paddleocr", "kstrbench"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        '[{"points": [[0, 0], [1, 0], [1, 1]], "transcription": "가"}]',
+        '[{ "transcription": "가"}, {"transcription": "나"}]',
+        " [] ",
+    ],
+)
+def test_labels_for_detection_however_they_are_written(tmp_path: Path, source: str, label: str) -> None:
+    folder = crops(tmp_path / "set", "1.png", "2.png", "3.png")
+    words = ["[가]", "[1, 2", f"{'[' * 100_000}"]
+    write(folder / "gt.txt", f"1.png\t{label}\n" + "".join(f"2.png\t{word}\n" for word in words) + "3.png\t[1]\n")
+    items = list(import_samples(source, [folder / "gt.txt"]))
+    assert [item.text for item in items if isinstance(item, Sample)] == ["[가]", "[1, 2", "[1]"]
+    assert reasons([item for item in items if isinstance(item, LeftOut)]) == {
+        "label for detection": 1,
+        "label too long": 1,
+    }
+
+
+def test_a_list_that_is_not_read_and_its_images_are_told(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "a.png", "b.png", "c.png")
+    write(folder / "train.txt", "a.png\t가\n")
+    write(folder / "val.txt", "b.png 나\n")
+    write(folder / "late.txt", "# a comment\n" * 20 + "c.png\t다\n")
+    write(folder / "empty.csv", "\n")
+    samples, left_out = taken("list", folder)
+    assert list(samples) == ["set/a.png"]
+    assert {(record.key, record.reason, record.detail) for record in left_out} == {
+        ("set/val.txt", "not such a list", "b.png 나"),
+        ("set/late.txt", "not such a list", "# a comment"),
+        ("set/empty.csv", "not such a list", "it is empty"),
+        ("set/b.png", "image not in any list", ""),
+        ("set/c.png", "image not in any list", ""),
+    }
+
+
+def test_a_list_in_a_zip_beside_one_that_is_read_is_told(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "a.png")
+    write(folder / "gt.txt", "a.png\t가\n")
+    write_zip(folder / "more.zip", {"gt.txt": "b.png\t나\n".encode(), "b.png": crop_png(1), "readme.txt": b"by me"})
+    samples, left_out = taken("list", folder)
+    assert list(samples) == ["set/a.png"]
+    assert {(record.key, record.reason) for record in left_out} == {
+        ("set/more/gt.txt", "list in a zip"),
+        ("set/more/readme.txt", "not such a list"),
+        ("set/more/b.png", "image not in any list"),
+    }
+
+
+def test_images_of_lines_that_are_not_taken_are_told_once(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", *(f"{n}.png" for n in range(6)), nfd("한글.png"))
+    lines = ["0.png,Korean,가", "1.png,Latin,A", "2.png", "3.png,Korean,###", "한글.png,Korean,나"]
+    write(folder / "gt.txt", "\n".join(lines))
+    samples, left_out = taken("mlt", folder)
+    assert [sample.text for sample in samples.values()] == ["가", "나"]
+    expected = {"other script": 1, "damaged line": 1, "placeholder label": 1, "image not in any list": 2}
+    assert reasons(left_out) == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links")
+def test_images_are_known_by_their_places_however_the_folder_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = crops(tmp_path / "set", "a.png", "b.png")
+    write(folder / "gt.txt", "a.png\t가\n")
+    os.symlink(folder, tmp_path / "link")
+    monkeypatch.chdir(folder)
+    for path in (Path("."), tmp_path / "link", folder / ".." / "set"):
+        _, left_out = taken("list", path)
+        assert [record.reason for record in left_out] == ["image not in any list"]
 
 
 def test_a_folder_without_a_list(tmp_path: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import faulthandler
 import json
 import multiprocessing
 import os
 import pickle
+import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,11 +22,13 @@ import pytest
 from conftest import crop_png
 from joblib import Parallel, delayed
 
-from hangul_ocr.data import lmdb_writer
+from hangul_ocr.data import lmdb_writer, verify
 from hangul_ocr.data.lmdb_store import LmdbReader, matches, read_manifest
 from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.sources import import_samples
 from hangul_ocr.data.tables import read_table
+from hangul_ocr.data.workers import Workers
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 
 ALPHABET = Alphabet("가나다 AB")
@@ -143,6 +150,16 @@ def test_everything_left_out_is_counted_and_named(tmp_path: Path) -> None:
     assert table.set_index("key").loc["./train/odd.png", "detail"] == "Z뷁 in 가뷁Z"
 
 
+def test_a_name_without_end_does_not_spoil_the_table(tmp_path: Path) -> None:
+    items = [LeftOut("z" * 200_000, "missing image", "y" * 200_000), *samples(1)]
+    write_lmdb(tmp_path / "s", items, alphabet=None, settings={})
+    (row,) = read_table(tmp_path / "s" / "left_out.csv").itertuples(index=False)
+    assert row.reason == "missing image"
+    for cell, letter in ((row.key, "z"), (row.detail, "y")):
+        assert cell == letter * 1000 + "... (200,000 characters)"
+    assert list(verify.faults(tmp_path / "s", Workers(1))) == []
+
+
 def test_a_label_that_is_no_unicode_is_left_out(tmp_path: Path) -> None:
     items = [*samples(1), Sample("b", crop_png(9), "가\ud83d", "x")]
     assert write_lmdb(tmp_path / "s", items, alphabet=None, settings={}).left_out == {"label is no valid Unicode": 1}
@@ -161,6 +178,19 @@ def test_the_content_hash_follows_the_content_alone(tmp_path: Path) -> None:
     assert content(samples(4), other=1) == first
     changed = [samples(4)[::-1], samples(3), [*samples(3), Sample("./train/00003.png", crop_png(3), "가나", "x")]]
     assert len({first, *map(content, changed)}) == 4
+
+
+def test_the_hash_of_the_meta_follows_groups_and_facts(tmp_path: Path) -> None:
+    def hashes(**change: object) -> tuple[str, str]:
+        items = [*samples(3), dataclasses.replace(samples(4)[3], **change)]
+        manifest = write_lmdb(tmp_path / "s", items, alphabet=None, settings={})
+        return manifest.content_hash, manifest.meta_hash
+
+    first = hashes()
+    assert hashes() == first
+    others = [hashes(group="another"), hashes(source="another"), hashes(facts={"kind": "book"})]
+    assert {content for content, _ in others} == {first[0]}
+    assert len({first[1], *(meta for _, meta in others)}) == 4
 
 
 def test_a_finished_store_is_recognised_by_its_settings(store: Path) -> None:
@@ -267,6 +297,65 @@ def test_a_record_that_is_missing_is_named(tmp_path: Path) -> None:
         for read in (lambda: reader[1], reader.texts, lambda: reader.image_bytes(1)):
             with pytest.raises(HangulOcrError, match=r"-000000002 is missing"):
                 read()
+
+
+def put(path: Path, key: bytes, value: bytes) -> None:
+    with lmdb.open(str(path), lock=False) as environment, environment.begin(write=True) as transaction:
+        transaction.put(key, value)
+
+
+@pytest.mark.parametrize("number", [b"9" * 5000, b"9" * 20, b"4000000000", b"\xd9\xa3"])
+def test_a_number_of_samples_that_cannot_be(store: Path, number: bytes) -> None:
+    put(store, b"num-samples", number)
+    with pytest.raises(HangulOcrError, match=r"num-samples.*(copy or write it again|name another folder)$"):
+        LmdbReader(store)
+
+
+@pytest.mark.parametrize(
+    "meta", [b'{"key": 5}', b'{"key": ["a"]}', b'{"key": "k", "group": null}', b"[]", b"null", b"{", b"[" * 100_000]
+)
+def test_meta_that_is_none_is_named(store: Path, meta: bytes) -> None:
+    put(store, b"meta-000000003", meta)
+    with LmdbReader(store) as reader:
+        for read in (lambda: reader[2], reader.keys, reader.metas):
+            with pytest.raises(HangulOcrError, match=r"meta-000000003 is damaged .*copy or write the LMDB again"):
+                read()
+        assert reader[3].key == "./train/00003.png"
+
+
+def _damaged(data: bytes, seed: int) -> bytes:
+    """Return a file in which bytes of some pages, of 4,096 bytes each, are others."""
+    rng = random.Random(seed)
+    damaged = bytearray(data)
+    for _ in range(rng.choice((1, 3, 20))):
+        start = rng.randrange(len(data) // 4096) * 4096 + rng.choice((0, 10, 16, rng.randrange(4096)))
+        size = min(rng.choice((2, 8, 64, 4096)), len(data) - start)
+        damaged[start : start + size] = rng.choice((bytes(size), rng.randbytes(size)))
+    return bytes(damaged)
+
+
+def _read_damaged(path: Path) -> None:
+    """Verify and import a damaged store: both end or say in one line why not."""
+    faulthandler.disable()
+    for read in (lambda: verify.faults(path, Workers(1)), lambda: import_samples("lmdb", [path])):
+        with contextlib.suppress(HangulOcrError):
+            list(read())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_damaged_pages_are_faults_and_no_tracebacks(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "s", samples(40), alphabet=None, settings={})
+    data, ends = (tmp_path / "s" / "data.mdb").read_bytes(), []
+    for seed in range(60):
+        (tmp_path / "s" / "data.mdb").write_bytes(_damaged(data, seed))
+        child = multiprocessing.get_context("fork").Process(target=_read_damaged, args=(tmp_path / "s",))
+        child.start()
+        child.join()
+        ends.append(child.exitcode)
+    # LMDB follows some wrong addresses out of its map, where the system ends the process: so a child for each.
+    assert set(ends) <= {0, -signal.SIGBUS, -signal.SIGSEGV}
+    assert ends.count(0) > 50
 
 
 def test_a_failing_importer_leaves_the_former_store(store: Path) -> None:

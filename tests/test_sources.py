@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -88,6 +89,49 @@ def test_clovas_lmdbs_are_a_source(tmp_path: Path) -> None:
     assert samples["MJ/train/000000002"].text == "글1"
     assert reasons(left_out) == {"damaged record": 3, "unreadable image": 1, "placeholder label": 1}
     assert list(taken("lmdb", tmp_path / "MJ" / "valid")[0]) == ["valid/000000001", "valid/000000002"]
+
+
+def test_labels_of_other_peoples_lmdbs_are_cleaned(tmp_path: Path) -> None:
+    labels = ["가 ", "\ufeff나", "다\r", "\u200b라\u200f", "\u200b"]
+    write_clova(tmp_path / "MJ", [(crop_png(n), label.encode()) for n, label in enumerate(labels)])
+    samples, left_out = taken("lmdb", tmp_path / "MJ")
+    assert [sample.text for sample in samples.values()] == ["가", "나", "다", "라"]
+    assert reasons(left_out) == {"empty label": 1}
+
+
+def test_meta_of_another_kind_is_a_damaged_record(tmp_path: Path) -> None:
+    write_clova(tmp_path / "MJ", [(crop_png(n), "글".encode()) for n in range(3)])
+    with lmdb.open(str(tmp_path / "MJ"), map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"meta-000000001", b'{"key": 5}')
+        transaction.put(b"meta-000000002", b'{"key": ["a"]}')
+    samples, left_out = taken("lmdb", tmp_path / "MJ")
+    assert (list(samples), reasons(left_out)) == (["MJ/000000003"], {"damaged record": 2})
+
+
+def test_a_store_with_a_damaged_manifest_can_still_be_imported(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "s", [Sample("k", crop_png(1), "가 ", "x")], alphabet=None, settings={})
+    with lmdb.open(str(tmp_path / "s"), map_size=1 << 22) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"manifest", b"{")
+    assert taken("lmdb", tmp_path / "s")[0]["k"].text == "가 "
+
+
+def test_unfinished_stores_are_not_taken_for_whole_ones(tmp_path: Path) -> None:
+    for name in ("a", "b.tmp", "c.former", "d", "e/unfinished"):
+        write_lmdb(tmp_path / "in" / name, [Sample(name, crop_png(1), "가", "x")], alphabet=None, settings={})
+    write(tmp_path / "in" / "d" / "progress.json", "{}")
+    write_lmdb(
+        tmp_path / "in" / "f", [Sample(n, crop_png(1), "가", "x") for n in "pq"], alphabet=None, settings={}, shards=2
+    )
+    os.replace(tmp_path / "in" / "f", tmp_path / "in" / "f.tmp")
+    (tmp_path / "in" / "f.tmp" / "manifest.json").unlink()
+    samples, left_out = taken("lmdb", tmp_path / "in")
+    assert list(samples) == ["a"]
+    assert {(record.key, record.reason) for record in left_out} == {
+        (f"in/{name}", "unfinished store") for name in ("b.tmp", "c.former", "d", "e/unfinished", "f.tmp")
+    }
+    for path in ("b.tmp", "b.tmp/data.mdb", "f.tmp", "f.tmp/shard-000-of-002"):
+        with pytest.raises(HangulOcrError, match=r"not finished.*run the import that writes it again"):
+            taken("lmdb", tmp_path / "in" / path)
 
 
 def test_our_own_lmdbs_come_back_as_they_were(tmp_path: Path) -> None:

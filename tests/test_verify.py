@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -82,6 +83,37 @@ def test_each_fault_is_a_line(tmp_path: Path, capsys, key: bytes, value: Callabl
     for line, message in zip(lines, messages, strict=True):
         assert line.startswith(f"{store}: ")
         assert message in line
+
+
+def forged(meta: bytes) -> bytes:
+    return json.dumps(json.loads(meta) | {"group": "other"}).encode()
+
+
+def test_a_group_that_was_changed_is_a_fault(tmp_path: Path, capsys) -> None:
+    store = changed(write(tmp_path / "s"), b"meta-000000002", forged)
+    assert cli.main(["verify", str(store)]) == 1
+    assert "the hash of groups and other facts is" in capsys.readouterr().out
+
+
+def test_stores_of_former_versions_are_sound(tmp_path: Path, capsys) -> None:
+    """They have no hash of the meta, and cells of any length in left_out.csv."""
+
+    def former(manifest: bytes) -> bytes:
+        return json.dumps({name: value for name, value in json.loads(manifest).items() if name != "meta_hash"}).encode()
+
+    store = changed(changed(write(tmp_path / "s"), b"manifest", former), b"meta-000000002", forged)
+    (store / "left_out.csv").write_text(f"key,reason,detail\n{'z' * 200_000},missing image,\n")
+    limit = csv.field_size_limit()
+    assert cli.main(["verify", str(store)]) == 0
+    assert csv.field_size_limit() == limit
+    assert "8 records, all whole" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("meta", [b'{"key": 5, "group": null}', b'{"width": "x", "key": ["a"]}'])
+def test_meta_of_another_kind_is_a_line(tmp_path: Path, capsys, meta: bytes) -> None:
+    store = changed(write(tmp_path / "s"), b"meta-000000002", lambda _: meta)
+    assert cli.main(["verify", str(store)]) == 1
+    assert "record 2: " in capsys.readouterr().out.splitlines()[0]
 
 
 def test_shards_that_are_gone_and_stores_that_are_none(tmp_path: Path, capsys) -> None:

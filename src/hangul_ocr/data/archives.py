@@ -81,6 +81,17 @@ class StoredFile:
         """The name without its suffix."""
         return posixpath.splitext(self.name)[0]
 
+    def state(self) -> str:
+        """Return what tells it from what it was: of a zip's member size and checksum, else size and time of change."""
+        try:
+            if self.member:
+                info = _archive(self.place).getinfo(self.member)
+                return f"{info.file_size} {info.CRC}"
+            status = os.stat(self.place)
+        except (KeyError, *_FAILURES):
+            return "unreadable"
+        return f"{status.st_size} {status.st_mtime_ns}"
+
     def read(self, limit: int = MAX_FILE_BYTES) -> bytes:
         """Return the content. Raises ``UnreadableFile``, for a file of more than ``limit`` bytes too."""
         with self.opened() as stream:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from hangul_ocr.data.archives import StoredFile
 from hangul_ocr.data.corrections import Corrections
 from hangul_ocr.data.lmdb_store import Manifest
 from hangul_ocr.data.lmdb_writer import (
@@ -52,10 +54,10 @@ def build_lmdb(
 ) -> Manifest:
     """Write what ``plan()`` comes to as the store ``path``, in so many ``shards``, and return its manifest.
 
-    If that ends early, by a kill or a full disk for instance, the next call with the same plan and ``settings`` (the
-    manifest's) goes on where it was; a former store stays until then. ``corrections`` drop samples or label them anew
-    on the way; the manifest tells what became of each. Raises ``HangulOcrError`` for a full disk, workers that die,
-    nothing kept, a foreign folder at ``path``, and whatever ``plan`` says.
+    If that ends early, by a kill or a full disk for instance, the next call with the same plan, files and ``settings``
+    (the manifest's) goes on where it was; a former store stays until then. ``corrections`` drop samples or label them
+    anew on the way; the manifest tells what became of each. Raises ``HangulOcrError`` for a full disk, workers that
+    die, nothing kept, a foreign folder at ``path`` or beside it, and whatever ``plan`` says.
     """
     path = Path(path).absolute()  # "." has no name to put a store beside
     refuse_foreign(path)
@@ -114,5 +116,13 @@ def _skip(plan: Iterator[Planned], progress: Progress) -> None:
 
 
 def _described(item: Planned) -> str:
-    """Return what a planned item is, the same in every process."""
-    return f"{item.key} {item.text} {len(item.image)}" if isinstance(item, Sample) else repr(item)
+    """Return what a planned item is, the same in every process: what it says, and in which state its files are."""
+    if isinstance(item, Sample):
+        return f"{dataclasses.replace(item, image=b'')!r} {len(item.image)} {zlib.crc32(item.image)}"
+    return f"{item!r} {' '.join(file.state() for file in _files_of(item))}"
+
+
+def _files_of(item: Planned) -> list[StoredFile]:
+    """Return the files that a planned item names: work reads them only when it is done, and they may have changed."""
+    values = [getattr(item, field.name) for field in dataclasses.fields(item)] if dataclasses.is_dataclass(item) else []
+    return [value for value in values if isinstance(value, StoredFile)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from hangul_ocr.data.archives import FileIndex, Scan, StoredFile, scan
-from hangul_ocr.data.lists import lines_of, list_entries, prefixes_of, tabbed
+from hangul_ocr.data.lists import find_base, lines_of, list_entries, prefixes_of, tabbed
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
 from hangul_ocr.data.sample import LeftOut, clean_label, shortened
 from hangul_ocr.data.tables import FULL_DISK, write_table
@@ -23,8 +23,12 @@ from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.workspace import atomic_write_text
 
 SOURCE = "kstrbench"
-LAYOUT = "K-STR-Bench: a subset with text_images and text.v*.csv (text_id, scene_id, label), or a list in labels/"
+LAYOUT = (
+    "K-STR-Bench: a subset with text_images and text.v*.csv (text_id, scene_id, label), a folder called labels, or a "
+    "list in it named itself"
+)
 SPLITS = ("train", "val", "test")
+LABELS = "labels"
 # A label's mark for a character that nobody can read; the evaluator lets it stand for none or one.
 WILDCARD = "□"
 _TAG = "KSTR_is_"
@@ -34,7 +38,7 @@ Row = dict[str, str]
 
 
 def plan_kstrbench(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
-    """Yield the texts of subset folders, and of label lists, as work.
+    """Yield the texts of subset folders, and of label lists, named themselves or by their folder, as work.
 
     A sample's facts are its ``text_id``, ``tags`` (challenges), ``split`` or ``list``, the table's further flags, and
     ``wildcard`` where the label holds one; its group is the scene. Left out are ``illegible``, ``damaged row``,
@@ -42,7 +46,9 @@ def plan_kstrbench(paths: Sequence[Path], settings: ImportSettings) -> Iterator[
     ``HangulOcrError`` for another layout, and for a table without its columns.
     """
     found = scan(paths)
-    lists = [file for file in found.files if not file.member and _is_given(file, paths) and file.suffix == ".txt"]
+    lists = [file for file in found.with_suffix({".txt"}) if not file.member and _is_given(file, paths)]
+    # Those of challenges name texts of the splits again, and of two the first counts.
+    lists.sort(key=lambda file: file.stem not in SPLITS)
     tables = _newest_tables(found)
     if not (lists or (tables and found.images())):
         raise found.unknown_layout(LAYOUT)
@@ -87,7 +93,7 @@ def _subset(table: StoredFile, found: Scan) -> Iterator[Planned]:
     folder = posixpath.dirname(table.name)
     images = FileIndex([file for file in found.images() if _below(file, folder, "text_images")])
     splits = _splits(
-        [file for file in found.with_suffix({".txt"}) if posixpath.dirname(file.name) == f"{folder}/labels"]
+        [file for file in found.with_suffix({".txt"}) if posixpath.dirname(file.name) == f"{folder}/{LABELS}"]
     )
     for row in _rows(table):
         if isinstance(row, LeftOut):
@@ -108,7 +114,7 @@ def _subset(table: StoredFile, found: Scan) -> Iterator[Planned]:
 def _listed(file: StoredFile, prefixes: dict[str, str]) -> Iterator[Planned]:
     """Yield the texts of a list, each with what the subset's table says about it if the table is there."""
     known = _facts_of_listed(file)
-    for item in list_entries(file, tabbed, SOURCE, prefixes):
+    for item in list_entries(file, tabbed, SOURCE, find_base(file, tabbed, prefixes)):
         if isinstance(item, WholeImage):
             text_id = item.file.stem
             facts, scene = known.get(text_id, ({"text_id": text_id}, ""))
@@ -161,27 +167,35 @@ def _splits(lists: list[StoredFile]) -> dict[str, str]:
 
 def _rows(table: StoredFile) -> Iterator[Row | LeftOut]:
     """Yield each row of a table as it is read, or as left out. Raises ``HangulOcrError`` without the columns needed."""
-    reader = csv.reader(f"{line}\n" if isinstance(line, str) else "\n" for _, line in lines_of(table))
-    header = [name.strip() for name in _next_row(reader) or []]
+    lines = lines_of(table)
+    header = [name.strip() for name in _fields(next(lines, (0, ""))[1])]
     if not {"text_id", "label"} <= set(header):
         given = shortened(" ".join(", ".join(header).split()))
         raise HangulOcrError(f"{table.name}: no columns text_id and label ({given}); put the original there")
-    before = reader.line_num
-    while (row := _next_row(reader)) is not None:
-        if len(row) == len(header):
+    for number, line in lines:
+        row = _fields(line)
+        if isinstance(line, LeftOut):
+            yield line
+        elif len(row) == len(header):
             yield dict(zip(header, row, strict=True))
         else:
-            detail = f"{len(row)} fields, the header has {len(header)}; {reader.line_num - before} lines"
-            yield LeftOut(f"{table.name}:{reader.line_num}", "damaged row", detail)
-        before = reader.line_num
+            detail = f"{len(row)} fields, the header has {len(header)}" if row else "not a row of CSV in one line"
+            yield LeftOut(f"{table.name}:{number}", "damaged row", detail)
 
 
-def _next_row(reader: Iterator[list[str]]) -> list[str] | None:
-    """Return the next row, an empty one if it is no CSV, None at the end."""
+def _fields(line: str | LeftOut) -> list[str]:
+    """Return the fields of a line; none if it is no whole row of CSV.
+
+    No text has a line break: a row of several lines is one whose quotation mark is not closed, and it would take the
+    following rows for its label.
+    """
+    if isinstance(line, LeftOut):
+        return []
     try:
-        return next(reader, None)
+        fields = next(csv.reader([f"{line}\n"]), [])
     except csv.Error:
         return []
+    return [] if any("\n" in field for field in fields) else fields
 
 
 def _newest_tables(found: Scan) -> list[StoredFile]:
@@ -201,7 +215,9 @@ def _version(file: StoredFile) -> tuple[int, ...]:
 
 
 def _is_given(file: StoredFile, paths: Sequence[Path]) -> bool:
-    return file.place in {str(Path(path)) for path in paths}
+    """Tell whether a list is one of ``paths`` or lies right in one of them that is called ``labels``."""
+    place, given = Path(file.place), {Path(path) for path in paths}
+    return place in given or (place.parent in given and place.parent.resolve().name == LABELS)
 
 
 def _below(file: StoredFile, folder: str, name: str) -> bool:

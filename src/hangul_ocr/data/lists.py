@@ -6,10 +6,13 @@ TextRecognitionDataGenerator's ``labels.txt`` ``file<SPACE>label``. Paths begin 
 
 from __future__ import annotations
 
+import json
+import os
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from hangul_ocr.data.archives import Scan, StoredFile, UnreadableFile, decoded_lines, names_of, scan
 from hangul_ocr.data.dacon import ImageFiles, canonical_path, path_fault
@@ -23,18 +26,29 @@ _CLIMB = 4
 _PROBED_LINES = 20
 _ILLEGIBLE = "###"
 
-# What a line says: path, label and facts; or why it says nothing.
+# What a line says: path, label and facts.
 Entry = tuple[str, str, dict[str, str]]
-Parser = Callable[[str], Entry | str]
+
+
+class Refused(NamedTuple):
+    """Why a line is not taken, as a reason of :class:`LeftOut`, and the path that it seems to name, if any."""
+
+    reason: str
+    path: str = ""
+
+
+_DAMAGED = "damaged line"
+Parser = Callable[[str], Entry | Refused]
 
 
 @dataclass
 class Base:
-    """The folder that a list's paths are relative to, found by trying, and its images."""
+    """The folder that a list's paths are relative to, found by trying, and the places of its images ``found`` yet."""
 
     folder: Path
     prefix: str
     files: ImageFiles = field(init=False)
+    found: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.files = ImageFiles(self.folder)
@@ -49,7 +63,10 @@ class Base:
             return "unsafe path", "a link leads out of the folder"
         except (OSError, ValueError) as error:  # A name longer than the disk allows, for one.
             return "missing image", str(error)
-        return ("missing image", "") if found is None else StoredFile(self.key(path), str(found))
+        if found is None:
+            return "missing image", ""
+        self.found.add(str(found))
+        return StoredFile(self.key(path), str(found))
 
     def key(self, path: str) -> str:
         """Return what a crop is called: its path below the folder, and the folder's name before it."""
@@ -59,26 +76,25 @@ class Base:
 def plan_list(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
     """Yield the crops of tab-separated lists (``gt.txt``) as work.
 
-    Left out are ``damaged line``, ``undecodable line``, ``unsafe path`` and ``missing image``. Raises
-    ``HangulOcrError`` if there is no such list.
+    Left out are ``damaged line``, ``undecodable line``, ``unsafe path``, ``missing image`` and ``label for detection``
+    (of a photograph, as PaddleOCR writes it), ``image not in any list``, and the tables that are ``not such a list`` or
+    a ``list in a zip``, which is not read. Raises ``HangulOcrError`` if there is no such list.
     """
     return _plan(paths, LIST, tabbed, "a list such as gt.txt, a path<TAB>label a line, and the images it names")
 
 
 def plan_paddleocr(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
     """Yield the crops of PaddleOCR's label files as :func:`plan_list` does; those for detection hold no crops."""
-    return _plan(
-        paths, PADDLE, _tabbed_paddle, "PaddleOCR's label file, a path<TAB>label a line, and the images it names"
-    )
+    return _plan(paths, PADDLE, tabbed, "PaddleOCR's label file, a path<TAB>label a line, and the images it names")
 
 
 def plan_mlt(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
     """Yield the crops of ICDAR MLT's word lists as :func:`plan_list` does, and those of other scripts as left out."""
 
-    def parse(line: str) -> Entry | str:
+    def parse(line: str) -> Entry | Refused:
         entry = _with_script(line)
-        if not isinstance(entry, str) and entry[2]["script"] not in settings.scripts:
-            return "other script"
+        if not isinstance(entry, Refused) and entry[2]["script"] not in settings.scripts:
+            return Refused("other script", entry[0])
         return entry
 
     return _plan(paths, MLT, parse, "ICDAR MLT's gt.txt, a word_1.png,Korean,label a line, and the images it names")
@@ -133,13 +149,34 @@ def _label_in_name(file: StoredFile) -> str | None:
 
 def _plan(paths: Sequence[Path], source: str, parse: Parser, looked_for: str) -> Iterator[Planned]:
     found = scan(paths)
-    lists = [file for file in found.with_suffix({".txt", ".csv", ".tsv"}) if not file.member and _fits(file, parse)]
+    tables = found.with_suffix({".txt", ".csv", ".tsv"})
+    fitting = {file for file in tables if _fits(file, parse)}
+    lists = [file for file in tables if file in fitting and not file.member]
     if not lists:
         raise found.unknown_layout(looked_for)
     yield from found.left_out
-    prefixes = prefixes_of(paths)
+    yield from (_not_read(file, file in fitting) for file in tables if file.member or file not in fitting)
+    prefixes, named = prefixes_of(paths), set[str]()
     for file in lists:
-        yield from list_entries(file, parse, source, prefixes)
+        base = find_base(file, parse, prefixes)
+        yield from list_entries(file, parse, source, base)
+        named |= base.found
+    yield from _unlisted(found.images(), named)
+
+
+def _not_read(file: StoredFile, is_list: bool) -> LeftOut:
+    """Return that a table is not read: it may be a list with a header or other separators that somebody counts on."""
+    if is_list:
+        return LeftOut(file.name, "list in a zip", "unpack it and its images: lists are read from folders")
+    return LeftOut(file.name, "not such a list", shortened(next(iter(_first_lines(file)), "it is empty")))
+
+
+def _unlisted(images: Sequence[StoredFile], named: Set[str]) -> Iterator[LeftOut]:
+    """Yield the images that no list names; ``named`` are the places of those that one does."""
+    places = {os.path.realpath(place) for place in named}
+    for image in images:
+        if image.member or os.path.realpath(image.place) not in places:
+            yield LeftOut(image.name, "image not in any list")
 
 
 def prefixes_of(paths: Sequence[Path]) -> dict[str, str]:
@@ -149,15 +186,15 @@ def prefixes_of(paths: Sequence[Path]) -> dict[str, str]:
     return dict(zip(map(str, folders), names_of(folders), strict=True))
 
 
-def list_entries(file: StoredFile, parse: Parser, source: str, prefixes: dict[str, str]) -> Iterator[Planned]:
-    """Yield what each line of a list names: an image as work, or the line as left out."""
-    base = find_base(file, parse, prefixes)
+def list_entries(file: StoredFile, parse: Parser, source: str, base: Base) -> Iterator[Planned]:
+    """Yield what each line of a list names, below ``base``: an image as work, or the line as left out."""
     for number, line in lines_of(file):
         entry = parse(line) if isinstance(line, str) else line
         if isinstance(entry, LeftOut):
             yield entry
-        elif isinstance(entry, str):
-            yield LeftOut(f"{file.name}:{number}", entry, shortened(line))
+        elif isinstance(entry, Refused):
+            base.find(entry.path)  # So that its image does not count as one that no list names.
+            yield LeftOut(f"{file.name}:{number}", entry.reason, shortened(line))
         else:
             path, label, facts = entry
             image = base.find(path)
@@ -173,7 +210,8 @@ def find_base(file: StoredFile, parse: Parser, prefixes: dict[str, str]) -> Base
     ``prefixes`` are the names of the given folders by their places: a crop's name begins with that of its folder.
     """
     entries = [parse(line) for line in _first_lines(file)]
-    wanted = [entry[0] for entry in entries if not isinstance(entry, str) and not path_fault(entry[0])]
+    named = [entry.path if isinstance(entry, Refused) else entry[0] for entry in entries]
+    wanted = [path for path in named if path and not path_fault(path)]
     folders = list(Path(file.place).resolve().parents)[: _CLIMB + 1]
     bases = [Base(folder, _prefix(folder, prefixes)) for folder in folders]
     return max(bases, key=lambda base: sum(isinstance(base.find(path), StoredFile) for path in wanted))
@@ -213,26 +251,38 @@ def _fits(file: StoredFile, parse: Parser) -> bool:
     lines = _first_lines(file)
     if not lines:
         return any(isinstance(line, LeftOut) for _, line in lines_of(file))
-    return any(parse(line) != "damaged line" for line in lines)
+    return any(_is_of_list(parse(line)) for line in lines)
 
 
-def tabbed(line: str) -> Entry | str:
-    """Return path and label of ``path<TAB>label``, or ``damaged line``."""
+def _is_of_list(entry: Entry | Refused) -> bool:
+    return not isinstance(entry, Refused) or entry.reason != _DAMAGED
+
+
+def tabbed(line: str) -> Entry | Refused:
+    """Return path and label of ``path<TAB>label``, or that the line is damaged, or for detection."""
     path, tab, label = line.partition("\t")
-    return (path.strip(), clean_label(label), {}) if tab and path.strip() else "damaged line"
+    if not (tab and path.strip()):
+        return Refused(_DAMAGED, path.strip())
+    if _is_for_detection(label.strip()):
+        return Refused("label for detection", path.strip())
+    return path.strip(), clean_label(label), {}
 
 
-def _tabbed_paddle(line: str) -> Entry | str:
-    entry = tabbed(line)
-    if not isinstance(entry, str) and entry[1].startswith('[{"transcription"'):
-        return "label for detection"
-    return entry
+def _is_for_detection(label: str) -> bool:
+    """Tell whether a label is a photograph's: a JSON list of objects, one for each word, and none without words."""
+    if not label.startswith("["):
+        return False
+    try:
+        words = json.loads(label)
+    except (ValueError, RecursionError):
+        return False
+    return all(isinstance(word, dict) for word in words)
 
 
-def _with_script(line: str) -> Entry | str:
+def _with_script(line: str) -> Entry | Refused:
     path, _, rest = line.partition(",")
     script, comma, label = rest.partition(",")
     if not (comma and path.strip() and script.strip().isalpha()):
-        return "damaged line"
+        return Refused(_DAMAGED, path.strip())
     text = clean_label(label)
     return path.strip(), "xxx" if text == _ILLEGIBLE else text, {"script": script.strip()}

@@ -41,6 +41,7 @@ class Manifest:
     ``content_hash`` is the SHA-256 over key, label and image of every sample in order, however many ``shards`` they lie
     in; ``settings`` is the caller's description of how the store came about, which :func:`matches` compares.
     ``corrections`` says what became of corrections of its labels (:class:`corrections.Applied`), where there were any.
+    ``meta_hash`` is the SHA-256 over every sample's meta in order; stores of former versions have none.
     """
 
     read: int
@@ -52,6 +53,7 @@ class Manifest:
     version: int = FORMAT_VERSION
     shards: int = 1
     corrections: dict[str, Any] = field(default_factory=dict)
+    meta_hash: str = ""
 
     def to_json(self) -> str:
         """Return the manifest as JSON."""
@@ -62,7 +64,7 @@ class Manifest:
         """Rebuild a manifest from :meth:`to_json`'s text. Raises ``ValueError`` for anything else."""
         try:
             return cls(**json.loads(text))
-        except TypeError as error:
+        except (TypeError, RecursionError) as error:
             raise ValueError(str(error)) from None
 
     def summary(self) -> str:
@@ -119,7 +121,7 @@ class LmdbReader:
         self.folders = _folders(self.path)
         self._handles: list[_Handle | None] = [None] * len(self.folders)
         self._index: dict[str, int] | None = None
-        counts = [_as_count(folder, self._get(shard, b"num-samples")) for shard, folder in enumerate(self.folders)]
+        counts = [self._count(shard) for shard in range(len(self.folders))]
         self._length = sum(counts)
         if counts != [len(range(shard, self._length, len(counts))) for shard in range(len(counts))]:
             raise HangulOcrError(f"{self.path}: its shards do not belong together ({counts}); write it again")
@@ -163,6 +165,10 @@ class LmdbReader:
         """Return the encoded image of sample ``index``."""
         return self._required(self._within(index), b"image")
 
+    def meta_bytes(self, index: int) -> bytes:
+        """Return what is stored as a sample's meta; nothing in a clovaai file."""
+        return self._value(self._within(index), b"meta") or b""
+
     def keys(self) -> list[str]:
         """Return every sample's key, in order, without reading an image."""
         return [meta["key"] for meta in self.metas()]
@@ -191,9 +197,21 @@ class LmdbReader:
         number, shard = divmod(index, len(self.folders))
         return shard, b"%s-%09d" % (kind, number + 1)
 
+    def _count(self, shard: int) -> int:
+        with self._transaction(shard) as transaction:
+            entries = transaction.stat()["entries"]
+        return _as_count(self.folders[shard], self._get(shard, b"num-samples"), entries)
+
     def _get(self, shard: int, name: bytes) -> bytes | None:
         with self._transaction(shard) as transaction:
+            return self._read(transaction, shard, name)
+
+    def _read(self, transaction: lmdb.Transaction, shard: int, name: bytes) -> bytes | None:
+        try:
             return transaction.get(name)
+        except lmdb.Error as error:
+            place = f"{self.folders[shard]}: {name.decode()}"
+            raise HangulOcrError(f"{place}: the LMDB is damaged ({error}); copy or write it again") from None
 
     def _value(self, index: int, kind: bytes) -> bytes | None:
         return self._get(*self._place(index, kind))
@@ -212,7 +230,7 @@ class LmdbReader:
             transactions = [stack.enter_context(self._transaction(shard)) for shard in range(len(self.folders))]
             for index in range(self._length):
                 shard, name = self._place(index, kind)
-                value = transactions[shard].get(name)
+                value = self._read(transactions[shard], shard, name)
                 if value is None and required:
                     self._missing(index, kind)
                 yield value
@@ -225,7 +243,21 @@ class LmdbReader:
 
     def _meta(self, index: int, value: bytes | None) -> dict[str, Any]:
         defaults = {"key": f"image-{index + 1:09d}", "source": self.path.name, "group": ""}
-        return defaults if value is None else {**defaults, **json.loads(value)}
+        return defaults if value is None else {**defaults, **self._parsed(index, value)}
+
+    def _parsed(self, index: int, value: bytes) -> dict[str, Any]:
+        """Return a record's meta. Raises ``HangulOcrError`` if it is damaged or another tool's."""
+        try:
+            meta = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            meta, reason = None, str(error)
+        else:
+            reason = "its key, source or group is no text"
+        if isinstance(meta, dict) and all(isinstance(meta.get(name, ""), str) for name in RESERVED):
+            return meta
+        shard, name = self._place(index, b"meta")
+        place = f"{self.folders[shard]}: {name.decode()}"
+        raise HangulOcrError(f"{place} is damaged ({reason}); copy or write the LMDB again")
 
 
 def _folders(path: Path) -> list[Path]:
@@ -296,7 +328,11 @@ def _open_read_only(path: Path, size: int) -> lmdb.Environment:
     return environment
 
 
-def _as_count(path: Path, value: bytes | None) -> int:
+def _as_count(path: Path, value: bytes | None, entries: int) -> int:
     if value is None or not value.isdigit():
         raise HangulOcrError(f"{path}: an LMDB without num-samples, so not one of text crops; name another folder")
+    # Python refuses to read numbers of thousands of digits.
+    if len(value) > 18 or int(value) > entries:
+        told = value[:18].decode()
+        raise HangulOcrError(f"{path}: num-samples {told} for {entries:,} entries: damaged; copy or write it again")
     return int(value)

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -50,7 +51,13 @@ _FIRST_MAP = 1 << 24
 # A map that doubles for ever would cost half a disk on Windows, where the file has the map's size.
 _LARGEST_GROWTH = 1 << 30
 _BATCH_BYTES = 1 << 23
-_PROGRESS, _LOCK = "progress.json", "lock"
+_LONGEST_CELL = 1000
+PROGRESS_FILE, _LOCK = "progress.json", "lock"
+# What a store holds, whole, unfinished or half written when its process was killed, and what file managers leave there.
+_OWN_NAME = re.compile(
+    r"lock|lock\.mdb|data\.mdb|left_out\.csv|progress\.json|manifest\.json|shard-\d+-of-\d+"
+    r"|\.(progress|manifest)\.json\..*\.tmp|\.DS_Store|Thumbs\.db|desktop\.ini"
+)
 
 
 class Record(NamedTuple):
@@ -173,20 +180,25 @@ def with_corrections(settings: dict[str, Any], corrections: Corrections | None) 
 
 
 class ContentHash:
-    """SHA-256 over key, label and image of samples in order."""
+    """SHA-256 over key, label and image of samples in order, and another over their meta."""
 
     def __init__(self) -> None:
-        self._digest = hashlib.sha256()
+        self._content, self._meta = hashlib.sha256(), hashlib.sha256()
 
-    def add(self, key: str, label: bytes, image: bytes) -> None:
-        """Add a sample."""
-        for part in (key.encode("utf-8", "backslashreplace"), label, image):
-            self._digest.update(len(part).to_bytes(8, "little"))
-            self._digest.update(part)
+    def add(self, key: str, label: bytes, image: bytes, meta: bytes) -> None:
+        """Add a sample; ``meta`` is what is stored under that name."""
+        name = key.encode("utf-8", "backslashreplace")
+        for digest, part in ((self._content, name), (self._content, label), (self._content, image), (self._meta, meta)):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
 
     def value(self) -> str:
-        """Return the hash of what was added so far."""
-        return self._digest.hexdigest()
+        """Return the hash of the content that was added so far."""
+        return self._content.hexdigest()
+
+    def meta_value(self) -> str:
+        """Return the hash of the meta that was added so far."""
+        return self._meta.hexdigest()
 
 
 class StoreWriter:
@@ -229,14 +241,14 @@ class StoreWriter:
             # A count at every commit makes an unfinished store one that can be looked into.
             _commit(environment, [*self._puts[shard], (b"num-samples", b"%d" % self._count(shard))])
         self._append_left_out()
-        atomic_write_text(self.folder / _PROGRESS, self.progress.to_json())
+        atomic_write_text(self.folder / PROGRESS_FILE, self.progress.to_json())
         self._forget_pending()
         self.is_committed = True
 
     def resume(self) -> None:
         """Go on with what lies in the folder, if anything does. Raises ``Outdated`` if it is no part of this work."""
-        if (self.folder / _PROGRESS).exists():
-            self._resume(Progress.from_file(self.folder / _PROGRESS))
+        if (self.folder / PROGRESS_FILE).exists():
+            self._resume(Progress.from_file(self.folder / PROGRESS_FILE))
         for shard, environment in enumerate(self._environments):
             _cut_off(environment, self._count(shard))
 
@@ -246,7 +258,8 @@ class StoreWriter:
         created = datetime.now(UTC).isoformat(timespec="seconds")
         facts = (progress.read, progress.kept, progress.left_out, json.loads(progress.settings)["settings"])
         applied = Applied.of(self._corrections, progress.corrected).to_dict() if self._corrections else {}
-        manifest = Manifest(*facts, self._hash.value(), created, shards=shards, corrections=applied)
+        hashes = {"content_hash": self._hash.value(), "meta_hash": self._hash.meta_value()}
+        manifest = Manifest(*facts, created=created, shards=shards, corrections=applied, **hashes)
         if not progress.kept:
             raise _nothing_kept(name, manifest, self._first_left_out)
         self.commit()
@@ -271,20 +284,25 @@ class StoreWriter:
             raise Outdated("it was begun with other settings")
         if progress.left_out_bytes and not (self.folder / LEFT_OUT_FILE).exists():
             raise Outdated(f"its {LEFT_OUT_FILE} is gone")
-        for index in tqdm(range(progress.kept), desc="go on: read what is written", unit="crop"):
-            self._remember(index)
+        try:
+            for index in tqdm(range(progress.kept), desc="go on: read what is written", unit="crop"):
+                self._remember(index)
+        except (lmdb.Error, ValueError, KeyError, TypeError):
+            raise Outdated("it is damaged") from None
         self.progress, self.is_committed = progress, True
 
     def _put(self, record: Record) -> None:
         number, shard = divmod(self.progress.kept, len(self._environments))
         self.progress.kept += 1
         self._keys.add(record.key)
-        self._hash.add(record.key, record.label, record.image)
+        self._hash.add(record.key, record.label, record.image, record.meta)
         for kind, value in ((b"image", record.image), (b"label", record.label), (b"meta", record.meta)):
             self._puts[shard].append((b"%s-%09d" % (kind, number + 1), value))
             self._pending_bytes += len(value)
 
     def _leave_out(self, record: LeftOut) -> None:
+        # Cells that are too long make a table that csv refuses to read.
+        record = LeftOut(shortened(record.key, _LONGEST_CELL), record.reason, shortened(record.detail, _LONGEST_CELL))
         counts = self.progress.left_out
         counts[record.reason] = counts.get(record.reason, 0) + 1
         self._first_left_out = self._first_left_out or record
@@ -319,10 +337,10 @@ class StoreWriter:
         with self._environments[shard].begin() as transaction:
             image, label, meta = (transaction.get(b"%s-%09d" % (k, number + 1)) for k in (b"image", b"label", b"meta"))
         if image is None or label is None or meta is None:
-            raise Outdated("it is damaged")
+            raise Outdated("records of it are gone")
         key = json.loads(meta)["key"]
         self._keys.add(key)
-        self._hash.add(key, label, image)
+        self._hash.add(key, label, image, meta)
 
 
 @contextmanager
@@ -359,12 +377,35 @@ def completed(aside: Path, shards: int, settings: dict[str, Any]) -> Manifest | 
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise ``HangulOcrError`` if ``path`` holds what is no store: a mistyped path must not cost anybody a folder."""
-    half_moved = (path / UNFINISHED / MANIFEST_FILE).is_file()
-    if not path.exists() or is_store(path) or half_moved:
-        return
-    if not path.is_dir() or {entry.name for entry in path.iterdir()} - {UNFINISHED, "lost+found"}:
+    """Raise ``HangulOcrError`` if ``path`` holds what is no store: a mistyped path must not cost anybody a folder.
+
+    So it does if what is needed beside ``path`` while it is written holds anything of somebody else's.
+    """
+    if path.exists() and not _may_be_replaced(path):
         raise HangulOcrError(f"{path}: exists and is no LMDB folder; name another path or remove it")
+    aside = place_aside(path)
+    for folder in [aside] if aside.parent == path else [aside, _place_of_former(path)]:
+        if foreign := _foreign(folder):
+            raise HangulOcrError(
+                f"{folder}: holds {foreign} and would be replaced while {path.name} is written; move it away or name "
+                "another path"
+            )
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Tell whether ``path`` is a store, one half moved to its place, or an empty folder."""
+    if is_store(path) or (path / UNFINISHED / MANIFEST_FILE).is_file():
+        return True
+    return path.is_dir() and not {entry.name for entry in path.iterdir()} - {UNFINISHED, "lost+found"}
+
+
+def _foreign(folder: Path) -> str:
+    """Return the name of something in ``folder`` that no store holds; empty if there is nothing of the kind."""
+    if not os.path.lexists(folder):
+        return ""
+    if not folder.is_dir():
+        return "a file"
+    return next((entry.name for entry in sorted(folder.iterdir()) if not _OWN_NAME.fullmatch(entry.name)), "")
 
 
 def place_aside(path: Path) -> Path:
@@ -373,14 +414,19 @@ def place_aside(path: Path) -> Path:
     return path / UNFINISHED if fixed else path.with_name(path.name + ".tmp")
 
 
+def _place_of_former(path: Path) -> Path:
+    """Return where a store is moved to before the new one takes its place."""
+    return path.with_name(path.name + ".former")
+
+
 def put_in_place(aside: Path, path: Path) -> None:
     """Make the complete store in ``aside`` the one at ``path``; a kill leaves what a second call goes on with."""
-    for name in (_PROGRESS, _LOCK):
+    for name in (PROGRESS_FILE, _LOCK):
         (aside / name).unlink(missing_ok=True)
     if aside.parent == path:
         _move_up(aside, path)
         return
-    former = path.with_name(path.name + ".former")
+    former = _place_of_former(path)
     shutil.rmtree(former, ignore_errors=True)
     if path.exists():
         os.replace(path, former)

@@ -10,6 +10,8 @@ from hangul_ocr.hangul import is_placeholder, normalise
 
 # No word and no line of a sign is as long; a file that lost its line breaks is.
 MAX_LABEL = 1000
+# Byte order marks, joiners and marks of direction, which editors and web pages leave behind.
+_INVISIBLE = dict.fromkeys([*range(0x200B, 0x2010), 0x2060, 0xFEFF])
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,13 @@ def label_fault(text: str) -> str:
 
 
 def clean_label(value: object) -> str:
-    """Return a label as a data set wrote it in NFC and without space around it; what is no text is an empty label."""
+    """Return a label as a data set wrote it in NFC, without what nobody sees and without space around it.
+
+    What is no text is an empty label.
+    """
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return ""
-    return normalise(str(value)).strip()
+    return normalise(str(value).translate(_INVISIBLE)).strip()
 
 
 def shortened(text: object, longest: int = 80) -> str:

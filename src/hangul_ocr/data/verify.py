@@ -16,6 +16,8 @@ from hangul_ocr.data.sample import Sample
 from hangul_ocr.data.workers import Workers
 
 _CALL = 500
+# Of the tables that former versions wrote.
+_LONGEST_FIELD = 1 << 30
 
 
 def faults(path: Path, workers: Workers | None = None) -> Iterator[str]:
@@ -37,11 +39,11 @@ class _Seen:
     def __init__(self) -> None:
         self.keys, self.hash = set[str](), ContentHash()
 
-    def take(self, sample: Sample) -> str:
+    def take(self, sample: Sample, meta: bytes) -> str:
         """Return the fault that shows only beside the other records, if any."""
         repeated = sample.key in self.keys
         self.keys.add(sample.key)
-        self.hash.add(sample.key, sample.text.encode("utf-8"), sample.image)
+        self.hash.add(sample.key, sample.text.encode("utf-8"), sample.image, meta)
         return f"{sample.key}: another record has this key" if repeated else ""
 
 
@@ -62,7 +64,7 @@ def _records(reader: LmdbReader, workers: Workers, seen: _Seen) -> Iterator[str]
 
 def _fault(reader: LmdbReader, index: int, seen: _Seen) -> str:
     try:
-        return seen.take(reader[index])
+        return seen.take(reader[index], reader.meta_bytes(index))
     except RECORD_FAULTS as error:
         return f"record {index + 1}: {error}"
 
@@ -95,14 +97,20 @@ def _against_manifest(reader: LmdbReader, manifest: Manifest, seen: _Seen) -> It
         yield f"the manifest's counts do not add up: {manifest.summary()}"
     if seen.hash.value() != manifest.content_hash:
         yield f"the content hash is {seen.hash.value()}, the manifest says {manifest.content_hash}"
+    elif manifest.meta_hash not in ("", seen.hash.meta_value()):
+        # A record that cannot be read is missing from both hashes, and that is one fault.
+        yield f"the hash of groups and other facts is {seen.hash.meta_value()}, the manifest says {manifest.meta_hash}"
     if (rows := _rows(reader.path / LEFT_OUT_FILE)) != left_out:
         yield f"{LEFT_OUT_FILE} has {rows:,} rows, the manifest says {left_out:,}"
 
 
 def _rows(path: Path) -> int:
     """Return how many rows a table has after its header; 0 if it cannot be read."""
+    limit = csv.field_size_limit(_LONGEST_FIELD)
     try:
         with open(path, encoding="utf-8", newline="") as lines:
             return max(0, sum(1 for _ in csv.reader(lines)) - 1)
     except (OSError, ValueError, csv.Error):
         return 0
+    finally:
+        csv.field_size_limit(limit)
