@@ -194,6 +194,7 @@ def test_corrupted_images_are_skipped_counted_and_listed(mini_competition, works
     shown = capsys.readouterr().out
     assert "unreadable image" in shown
     assert "missing image" in shown
+    assert "the largest by their first crop: 2 (./train/train_000" in shown
     left_out = read_table(workspace / "output" / "data" / mini_competition.name / "train.lmdb" / "left_out.csv")
     assert left_out["key"].tolist() == [f"./train/train_0000{n}.png" for n in (1, 2, 3)]
 

@@ -80,6 +80,7 @@ def sample_competition(options: argparse.Namespace) -> None:
 def lmdb(options: argparse.Namespace) -> None:
     """Write the competition's crops and labels into LMDBs, and deal the folds."""
     from hangul_ocr import steps
+    from hangul_ocr.data.folds import largest_groups
 
     session = _session(options)
     if options.corrections:
@@ -89,6 +90,9 @@ def lmdb(options: argparse.Namespace) -> None:
     print(steps.manifest_table(session.prepared).to_string())
     for line in steps.corrections_lines(session.prepared):
         print(line)
+    groups = largest_groups(session.prepared.folds)
+    sizes = ", ".join(f"{size:,} ({name})" for name, size in groups[groups > 1].items())
+    print(f"groups that stay in one fold, the largest by their first crop: {sizes or 'none of more than one crop'}")
     print(
         f"written to {steps.data_folder(session.competition, session.workspace)}; left_out.csv names what is not there"
     )

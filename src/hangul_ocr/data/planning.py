@@ -49,7 +49,8 @@ class ImportSettings:
 class Work(Protocol):
     """A piece of an import, picklable, that yields the samples of one file or photograph.
 
-    Its ``repr`` says what it is, the same in every process: an interrupted import is gone on with only where it is.
+    Its ``repr`` says what it is, the same in every process, and the files that it reads are fields of it: an
+    interrupted import is gone on with only where both are as they were.
     """
 
     def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]: ...
