@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,46 @@ def near_tie() -> np.ndarray:
 def test_a_near_tie_goes_to_what_is_known(fusion, width):
     assert prefix_beam(near_tie(), 1, width)[0].classes == ALPHABET.encode("가나")
     assert prefix_beam(near_tie(), 1, width, fusion, ALPHABET)[0].classes == ALPHABET.encode("가다")
+
+
+def crowded(seed: int) -> tuple[np.ndarray, list[int]]:
+    """Return nine time steps, every other one with 20 near-equal classes of 40, and their seventh best, in order."""
+    rng = np.random.default_rng(seed)
+    grid, word = np.full((9, 41), -12.0), []
+    grid[1::2, 0] = 0
+    for step in range(0, 9, 2):
+        classes = 1 + rng.permutation(40)[:20]
+        grid[step, classes] = np.linspace(0, -1.2, 20)
+        word.append(int(classes[6]))
+    return grid - np.log(np.exp(grid).sum(1, keepdims=True)), word
+
+
+SYLLABLES = Alphabet("".join(chr(0xAC00 + i) for i in range(40)))
+
+
+@pytest.mark.parametrize("bonus", [4.0, 50.0, 2000.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_known_word_is_found_that_leaves_the_beam_on_its_way(seed, bonus):
+    grid, word = crowded(seed)
+    known = Lexicon(frozenset({SYLLABLES.decode(word), "가나다라마"}))
+    fusion = Fusion(None, known, 0.0, 0.0, bonus)
+    best, *others = prefix_beam(grid, 16, fusion=fusion, alphabet=SYLLABLES)
+    assert best.classes == word
+    assert best.score == pytest.approx(best.log_probability + bonus)
+    assert others[0].score == others[0].log_probability
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_lexicon_changes_no_score_of_what_it_does_not_hold(seed):
+    grid, word = crowded(seed)
+    language = CharacterNgram.fit([SYLLABLES.decode([c, c + 1]) for c in range(1, 40)], 2)
+    without = Fusion(language, None, 0.5, 0.3, 0.0)
+    fusion = replace(without, lexicon=Lexicon(frozenset({SYLLABLES.decode(word)})), lexicon_bonus=9.0)
+    plain = {tuple(c.classes): c.score for c in prefix_beam(grid, 16, fusion=without, alphabet=SYLLABLES)}
+    found = {tuple(c.classes): c.score for c in prefix_beam(grid, 16, fusion=fusion, alphabet=SYLLABLES)}
+    expected = plain | {tuple(word): found[tuple(word)]}
+    assert len(found) == 16
+    assert found == {string: pytest.approx(expected[string]) for string in found}
 
 
 def test_a_length_bonus_makes_strings_longer():

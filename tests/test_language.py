@@ -131,6 +131,20 @@ def test_fusion_adds_up():
     assert fusion.step("가", "나") + fusion.step("", "가") + fusion.end("가나") == pytest.approx(fusion.score("가나"))
 
 
+def test_only_beginnings_of_words_with_a_bonus_may_please():
+    fusion = Fusion(None, Lexicon(frozenset({"가나다", "나"})), 0.0, 0.0, 2.0)
+    assert [text for text in ("", "가", "가나", "가나다", "나") if fusion.may_please(text)] == [
+        "",
+        "가",
+        "가나",
+        "가나다",
+        "나",
+    ]
+    assert not any(fusion.may_please(text) for text in ("다", "가다", "나다", "가나다라"))
+    assert not Fusion(None, fusion.lexicon, 0.0, 0.0, 0.0).may_please("가")
+    assert not Fusion(None, None, 0.0, 0.0, 2.0).may_please("가")
+
+
 @pytest.mark.parametrize("weights", [(-0.1, 0.0, 0.0), (math.nan, 0.0, 0.0), (0.0, math.inf, 0.0)])
 def test_senseless_weights_are_refused(weights):
     with pytest.raises(HangulOcrError, match="weights"):

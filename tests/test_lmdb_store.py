@@ -23,7 +23,7 @@ from conftest import crop_png
 from joblib import Parallel, delayed
 
 from hangul_ocr.data import lmdb_writer, verify
-from hangul_ocr.data.lmdb_store import LmdbReader, matches, read_manifest
+from hangul_ocr.data.lmdb_store import RECORD_FAULTS, LmdbReader, matches, read_manifest
 from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.sample import LeftOut, Sample
 from hangul_ocr.data.sources import import_samples
@@ -317,10 +317,20 @@ def test_a_number_of_samples_that_cannot_be(store: Path, number: bytes) -> None:
 def test_meta_that_is_none_is_named(store: Path, meta: bytes) -> None:
     put(store, b"meta-000000003", meta)
     with LmdbReader(store) as reader:
-        for read in (lambda: reader[2], reader.keys, reader.metas):
-            with pytest.raises(HangulOcrError, match=r"meta-000000003 is damaged .*copy or write the LMDB again"):
-                read()
+        with pytest.raises(HangulOcrError, match=r"meta-000000003 is damaged .*copy or write the LMDB again"):
+            reader[2]
         assert reader[3].key == "./train/00003.png"
+        assert reader.keys()[1:4] == ["./train/00001.png", "image-000000003", "./train/00003.png"]
+
+
+def test_one_damaged_label_does_not_hide_the_others(store: Path) -> None:
+    with LmdbReader(store) as reader:
+        texts = reader.texts()
+    put(store, b"label-000000002", b"\xff\xfe")
+    with LmdbReader(store) as reader:
+        assert reader.texts() == [texts[0], "", *texts[2:]]
+        with pytest.raises(RECORD_FAULTS):
+            reader[1]
 
 
 def _damaged(data: bytes, seed: int) -> bytes:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pickle
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -29,6 +30,7 @@ from hangul_ocr.synthesis import competition, effects, fonts, phrases
 from hangul_ocr.synthesis.competition import make_competition, training_stream_sources
 from hangul_ocr.synthesis.fonts import FontFace, family_share, find_fonts, inspect_font, split_families
 from hangul_ocr.synthesis.renderer import Renderer
+from hangul_ocr.synthesis.stream import synthetic_sources
 from hangul_ocr.synthesis.style import EFFECTS, Style
 from hangul_ocr.synthesis.words import (
     LONGEST,
@@ -98,6 +100,28 @@ def test_a_mapped_but_blank_glyph_does_not_count(tmp_path):
     (face,) = inspect_font(_write_font(tmp_path / "toy.ttf", blank="각밝힐"))
     assert set(ksx1001_syllables()) - set(face.covers) == set("각밝힐")
     assert (face.family, face.style) == ("Toy", "Bold Regular")
+
+
+def test_syllables_and_signs_beyond_the_alphabet_are_checked_as_well(tmp_path):
+    blank, drawn = "뷁갃", "펲똠①●ㄱ"
+    (face,) = inspect_font(_write_font(tmp_path / "toy.ttf", blank, ksx1001_syllables() + blank + drawn))
+    assert face.covers == ksx1001_syllables()
+    assert set(face.others) == set(drawn)
+
+
+def test_the_fonts_of_the_machine_draw_more_than_the_alphabet(faces, source):
+    renderer = Renderer(faces, source, Style.plain())
+    for text in ("뷁", "펲시", "똠방각하", "① 번", "●", "⑳"):
+        crop = renderer.render_text(text, np.random.default_rng(0))
+        assert np.ptp(crop.image) > 50, text
+    assert all(set(face.covers).isdisjoint(face.others) for face in faces)
+
+
+def test_what_else_a_face_draws_changes_no_crop_of_the_usual_words(faces, words):
+    narrow = [replace(face, others="") for face in faces]
+    for style in (Style.signs(), Style.training((28, 44))):
+        here, there = (Renderer(found, WordSource(words, TRAINING), style, seed=5) for found in (faces, narrow))
+        assert all(_digest(here, index) == _digest(there, index) for index in range(40))
 
 
 def test_a_font_that_draws_little_hangul_is_left_out(tmp_path):
@@ -197,6 +221,39 @@ def test_every_syllable_of_ks_x_1001_is_reachable(words):
     source = WordSource(words, Mix(syllables=0.5))
     seen = set().union(*(source.sample(rng) for _ in range(16_000)))
     assert set(ksx1001_syllables()) <= seen
+
+
+@pytest.mark.parametrize(("mix", "checksum"), [(Mix(), 2593565548), (TRAINING, 1344533868)])
+def test_a_seed_draws_the_labels_that_it_always_drew(mix, checksum):
+    nouns = tuple(a + b for a in "가나다라마바사" for b in "각난닫랄맘")
+    source = WordSource(Words({"noun": nouns}, verbs=("먹는", "갑니다"), latin=("cafe",)), mix, Side(0.2, 0))
+    rng = np.random.default_rng(0)
+    labels = "\n".join(source.sample(rng) for _ in range(2000))
+    assert zlib.crc32(labels.encode()) == checksum
+
+
+def test_random_syllables_of_all_11172_are_drawn_where_they_are_asked_for(words):
+    rng = np.random.default_rng(0)
+    source = WordSource(words, Mix(all_syllables=1.0))
+    seen = set().union(*(source.sample(rng) for _ in range(3000))) - {" "}
+    assert all(map(is_syllable, seen))
+    assert len(seen) > 5000
+    assert Mix().all_syllables == TRAINING.all_syllables == 0.0
+
+
+def test_extra_characters_stand_in_words_and_none_change_nothing(words):
+    for side in (None, Side(0.5, 3)):
+        plain = WordSource(words, TRAINING, side)
+        assert [plain.with_extra("").sample(np.random.default_rng(i)) for i in range(300)] == [
+            plain.sample(np.random.default_rng(i)) for i in range(300)
+        ]
+        source, rng = plain.with_extra("뷁똠①"), np.random.default_rng(0)
+        labels = [source.sample(rng) for _ in range(6000)]
+        with_extra = [label for label in labels if set(label) & set("뷁똠①")]
+        assert 0.001 < len(with_extra) / len(labels) < 0.006
+        assert any(len(label) > 2 for label in with_extra)
+        assert side is None or all(map(side.allows, with_extra))
+        assert plain.with_extra(ksx1001_syllables()).mix.extra == 0.05
 
 
 def test_without_any_dictionary_there_are_still_labels():
@@ -368,6 +425,22 @@ def test_bent_text_keeps_its_centres_on_its_ink(angle):
     assert columns.max() <= x1
 
 
+@pytest.mark.parametrize("size", [48, 96])
+@pytest.mark.parametrize("width", [0.03, 0.045, 0.06, 0.1])
+def test_dots_keep_every_stroke_of_a_thin_face(size, width):
+    """Upright and level strokes of this width in ems, at every place between the dots."""
+    mask = np.zeros((2 * size, 8 * size), np.uint8)
+    thick, starts = max(1, round(width * size)), range(size // 4, 7 * size, size // 4 + 1)
+    for start in starts:
+        mask[size // 4 : 3 * size // 4, start : start + thick] = 255
+    for start in range(size, 2 * size - size // 4, size // 4 + 1):
+        mask[start : start + thick, size // 4 : -size // 4] = 255
+    for seed in range(20):
+        dots = effects.dotted(np.random.default_rng(seed), mask, size)
+        far = cv2.distanceTransform((dots < 60).astype(np.uint8), cv2.DIST_L2, 5) > 0.08 * size
+        assert far[mask > 127].mean() < 0.01, seed
+
+
 def test_two_lines_are_cut_at_a_space_and_read_from_the_upper(faces):
     style = replace(Style.plain((64, 64)), two_lines=1.0)
     renderer = Renderer(faces, WordSource(Words({})), style)
@@ -377,6 +450,13 @@ def test_two_lines_are_cut_at_a_space_and_read_from_the_upper(faces):
     assert lower[0, 0] < upper[5, 0]
     alone = renderer.render_text("서울특별시", np.random.default_rng(0), vertical=False)
     assert np.ptp(alone.centres[:, 1]) < 0.2
+
+
+def test_two_lines_are_an_effect_that_no_style_has_of_itself():
+    assert "two_lines" in EFFECTS
+    styles = (Style(), Style.plain(), Style.signs(), Style.training((28, 44)), Style.signs().calmer())
+    assert [style.two_lines for style in styles] == [0.0] * 5
+    assert Style.plain().only("two_lines").two_lines == 1.0
 
 
 def test_faces_that_signs_use_are_drawn_more_often():
@@ -402,6 +482,32 @@ def test_a_character_without_a_font_is_named(faces, source):
 def test_a_space_alone_cannot_be_rendered(faces, source):
     with pytest.raises(HangulOcrError, match="nothing to draw"):
         Renderer(faces, source, Style.plain()).render_text(" ", np.random.default_rng(0))
+
+
+# Streams
+
+
+def _texts_and_images(crops, count):
+    rng = np.random.default_rng(0)
+    found = [crops.crop(index, rng) for index in range(count)]
+    return [(crop.text, crop.image.tobytes()) for crop in found]
+
+
+def test_a_stream_draws_what_the_run_s_alphabet_has_beside_the_default_one(capsys):
+    plain, validation = synthetic_sources(None, 3, validation=10)
+    default, _ = synthetic_sources(None, 3, characters=Alphabet.for_texts().characters)
+    assert _texts_and_images(default, 40) == _texts_and_images(plain, 40)
+    assert capsys.readouterr().err == ""
+
+    extra = "".join(c for c in map(chr, range(0xAC00, 0xAC80)) if c not in ksx1001_syllables())
+    more, checked = synthetic_sources(None, 3, 10, characters=Alphabet.for_texts([extra, "\u0e01"]).characters)
+    words, rng = more.renderer.words, np.random.default_rng(0)
+    assert words.extra == extra
+    assert sum(bool(set(words.sample(rng)) & set(extra)) for _ in range(1000)) > 20
+    text = next(text for text in (words.sample(rng) for _ in range(1000)) if set(text) & set(extra))
+    assert more.renderer.render_text(text, rng).text == text
+    assert "no font here draws 1 characters of the alphabet (\u0e01)" in capsys.readouterr().err
+    assert _texts_and_images(checked, 10) == _texts_and_images(validation, 10)
 
 
 # The sample competition
@@ -474,6 +580,15 @@ def test_equal_seeds_give_equal_folders(tmp_path):
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert all((first / path).read_bytes() == (second / path).read_bytes() for path in files)
     assert (first / "train.csv").read_bytes() != (other / "train.csv").read_bytes()
+
+
+def test_the_sample_does_not_depend_on_what_else_a_face_draws(tmp_path, monkeypatch, faces):
+    usual = make_competition(tmp_path / "usual", n_train=24, n_test=12, seed=0)
+    monkeypatch.setattr(competition, "find_fonts", lambda: [replace(face, others="") for face in faces])
+    narrow = make_competition(tmp_path / "narrow", n_train=24, n_test=12, seed=0)
+    files = [path.relative_to(usual) for path in usual.rglob("*") if path.is_file()]
+    assert len(files) > 36
+    assert all((usual / path).read_bytes() == (narrow / path).read_bytes() for path in files)
 
 
 def test_a_folder_in_use_is_not_touched(tmp_path):

@@ -365,7 +365,8 @@ def pretrain_run(
         return done
     if init_from is not None:
         _record_start(run.pretrained.parent, init_from)
-    stream, validation = synthetic_sources(prepared.competition.folder, run.settings.seed)
+    characters = run.alphabet.characters
+    stream, validation = synthetic_sources(prepared.competition.folder, run.settings.seed, characters=characters)
     extra = _extra(run, prepared, run.pretrained.parent, run.settings.pretraining, run.settings.real_share)
     return _finished(pretrain(run, stream, validation, init_from, deadline, extra), "pretraining")
 
@@ -449,7 +450,8 @@ def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, 
     _record_start(folder, start)
     synthetic = None
     if stage.synthetic_share > 0:
-        synthetic, _ = synthetic_sources(prepared.competition.folder, run.settings.seed + 1)
+        seed, characters = run.settings.seed + 1, run.alphabet.characters
+        synthetic, _ = synthetic_sources(prepared.competition.folder, seed, characters=characters)
     extra = _extra(run, prepared, folder, stage, run.settings.extra_share)
     result = train_fold(run, fold, prepared.train, prepared.folds, synthetic, start, deadline, extra)
     return _finished(result, f"fold {fold}")

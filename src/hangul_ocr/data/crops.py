@@ -6,16 +6,16 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from hangul_ocr.data.augment import augment
 from hangul_ocr.data.images import UnreadableImage, decode_trusted
-
-if TYPE_CHECKING:
-    from hangul_ocr.data.lmdb_store import LmdbReader
+from hangul_ocr.data.lmdb_store import RECORD_FAULTS, LmdbReader
+from hangul_ocr.data.sample import Sample
+from hangul_ocr.hangul import Alphabet
 
 # From this height to width on, text is taken to run down: two syllables one above the other begin at about 1.1.
 TALL = 1.1
@@ -47,13 +47,19 @@ class CropSource(Protocol):
 class LmdbCrops:
     """The crops of an LMDB, or of some rows of it, augmented on reading.
 
-    With ``short_side`` large JPEGs are decoded smaller, their short side still of as many pixels or more.
+    With ``short_side`` large JPEGs are decoded smaller, their short side still of as many pixels or more. With
+    ``alphabet`` a record whose label it cannot write counts as damaged.
     """
 
     def __init__(
-        self, reader: LmdbReader, rows: Sequence[int] | None = None, strength: float = 0.0, short_side: int = 0
+        self,
+        reader: LmdbReader,
+        rows: Sequence[int] | None = None,
+        strength: float = 0.0,
+        short_side: int = 0,
+        alphabet: Alphabet | None = None,
     ) -> None:
-        self.reader, self.strength, self.short_side = reader, strength, short_side
+        self.reader, self.strength, self.short_side, self.alphabet = reader, strength, short_side, alphabet
         self.rows = list(range(len(reader))) if rows is None else list(rows)
 
     def __len__(self) -> int:
@@ -61,12 +67,23 @@ class LmdbCrops:
 
     def crop(self, index: int, rng: np.random.Generator) -> Crop:
         """Return the ``index``-th of the chosen rows. Raises ``UnreadableImage`` naming a record that is damaged."""
-        sample = self.reader[self.rows[index]]
+        sample = self._sample(self.rows[index])
         try:
             image = decode_trusted(sample.image, short_side=self.short_side)
         except UnreadableImage as error:
             raise UnreadableImage(f"{sample.key} in {self.reader.path}: {error}") from None
         return Crop(sample.key, augment(image, rng, self.strength), sample.text)
+
+    def _sample(self, row: int) -> Sample:
+        """Return the record at ``row``; one with a fault is unreadable, for a store must not fail for one of many."""
+        try:
+            sample = self.reader[row]
+        except RECORD_FAULTS as error:
+            raise UnreadableImage(f"record {row + 1} of {self.reader.path}: {error}") from None
+        if self.alphabet and (outside := self.alphabet.missing(sample.text)):
+            characters = "".join(sorted(outside))
+            raise UnreadableImage(f"{sample.key} in {self.reader.path}: label outside the alphabet ({characters})")
+        return sample
 
     def texts(self) -> list[str]:
         """Return the label of each of the chosen rows, without reading an image."""

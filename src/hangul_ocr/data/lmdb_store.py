@@ -174,12 +174,18 @@ class LmdbReader:
         return [meta["key"] for meta in self.metas()]
 
     def texts(self) -> list[str]:
-        """Return every sample's text, in order, without reading an image."""
-        return [normalise(value.decode("utf-8")) for value in self._all(b"label", required=True)]
+        """Return every sample's text, in order, without reading an image; "" for one that is damaged.
+
+        Reading that sample itself says what is wrong with it. Raises ``HangulOcrError`` if one is missing.
+        """
+        return [_text(value) for value in self._all(b"label", required=True)]
 
     def metas(self) -> list[dict[str, Any]]:
-        """Return ``key``, ``source``, ``group`` and the facts of every sample, in order, without reading an image."""
-        return [self._meta(index, value) for index, value in enumerate(self._all(b"meta"))]
+        """Return ``key``, ``source``, ``group`` and the facts of every sample, in order, without reading an image.
+
+        A damaged one is as that of a clovaai file, which has none; reading that sample itself says what is wrong.
+        """
+        return [self._meta_or_defaults(index, value) for index, value in enumerate(self._all(b"meta"))]
 
     def index_of(self, key: str) -> int:
         """Return the number of the sample with this key. Raises ``KeyError`` if there is none."""
@@ -245,6 +251,12 @@ class LmdbReader:
         defaults = {"key": f"image-{index + 1:09d}", "source": self.path.name, "group": ""}
         return defaults if value is None else {**defaults, **self._parsed(index, value)}
 
+    def _meta_or_defaults(self, index: int, value: bytes | None) -> dict[str, Any]:
+        try:
+            return self._meta(index, value)
+        except HangulOcrError:
+            return self._meta(index, None)
+
     def _parsed(self, index: int, value: bytes) -> dict[str, Any]:
         """Return a record's meta. Raises ``HangulOcrError`` if it is damaged or another tool's."""
         try:
@@ -258,6 +270,13 @@ class LmdbReader:
         shard, name = self._place(index, b"meta")
         place = f"{self.folders[shard]}: {name.decode()}"
         raise HangulOcrError(f"{place} is damaged ({reason}); copy or write the LMDB again")
+
+
+def _text(label: bytes) -> str:
+    try:
+        return normalise(label.decode("utf-8"))
+    except UnicodeDecodeError:
+        return ""
 
 
 def _folders(path: Path) -> list[Path]:

@@ -21,8 +21,10 @@ from hangul_ocr.models.ctc_loss import training_losses
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.settings import LossWeights
 
-#: prefix -> (P of its paths that end in a blank, of those that end in its last class, what fusion gave that class)
-Beam = dict[tuple[int, ...], tuple[float, float, float]]
+Prefix = tuple[int, ...]
+#: prefix -> (P of its paths that end in a blank, of those that end in its last class, what fusion gave that class,
+#: whether a word of the lexicon begins so)
+Beam = dict[Prefix, tuple[float, float, float, bool]]
 
 
 class CTCDecoder(nn.Module):
@@ -127,23 +129,36 @@ def prefix_beam(
 
     ``log_probabilities`` is (T, classes). Each step keeps ``width`` prefixes and looks at as many classes. ``fusion``
     ranks prefixes as they grow and the finished strings; without the ``alphabet`` of the classes that is a
-    ``ValueError``. A grid of NaN has no strings.
+    ``ValueError``. Beginnings of the lexicon's words have ``width`` places of their own, for their bonus comes with the
+    last character only. A grid of NaN has no strings.
     """
-    factor = _step_factor(fusion, alphabet)
-    most = math.exp(fusion.length_bonus) if fusion else 1.0
-    beam: Beam = {(): (1.0, 0.0, 1.0)}
+    rules, kept = _rules(fusion, alphabet), max(width, count)
+    beam: Beam = {(): (1.0, 0.0, 1.0, rules.begins(()))}
     for row, likely in zip(log_probabilities, _likely(log_probabilities, width), strict=True):
-        beam = _top(_extend(beam, row, likely, max(width, count), factor, most), max(width, count))
+        beam = _top(_extend(beam, row, likely, kept, rules), kept)
     return _ranked(log_probabilities, [list(prefix) for prefix in beam], fusion, alphabet)[:count]
 
 
-def _step_factor(fusion: Fusion | None, alphabet: Alphabet | None) -> Callable[[tuple[int, ...], int], float]:
-    """Return the function that gives what ``fusion`` multiplies a prefix's probability by when a class joins it."""
+@dataclass(frozen=True)
+class _Rules:
+    """What fusion says while prefixes grow: what it multiplies a prefix's probability by when a class joins it, the
+    largest such factor, and whether a word of the lexicon begins with a prefix."""
+
+    factor: Callable[[Prefix, int], float]
+    most: float
+    begins: Callable[[Prefix], bool]
+
+
+def _rules(fusion: Fusion | None, alphabet: Alphabet | None) -> _Rules:
     if fusion is None:
-        return lambda prefix, symbol: 1.0
+        return _Rules(lambda prefix, symbol: 1.0, 1.0, lambda prefix: False)
     if alphabet is None:
         raise ValueError("fusion needs the alphabet of the classes")
-    return lambda prefix, symbol: math.exp(fusion.step(alphabet.decode(prefix), alphabet.decode([symbol])))
+    return _Rules(
+        lambda prefix, symbol: math.exp(fusion.step(alphabet.decode(prefix), alphabet.decode([symbol]))),
+        math.exp(fusion.length_bonus),
+        lambda prefix: fusion.may_please(alphabet.decode(prefix)),
+    )
 
 
 def _likely(log_probabilities: np.ndarray, width: int) -> list[list[tuple[float, int]]]:
@@ -157,31 +172,25 @@ def _likely(log_probabilities: np.ndarray, width: int) -> list[list[tuple[float,
     return rows
 
 
-def _extend(
-    beam: Beam,
-    row: np.ndarray,
-    likely: list[tuple[float, int]],
-    width: int,
-    factor: Callable[[tuple[int, ...], int], float],
-    most: float,
-) -> Beam:
-    """Return the beam one time step on, with every new prefix that may be among the ``width`` best.
+def _extend(beam: Beam, row: np.ndarray, likely: list[tuple[float, int]], width: int, rules: _Rules) -> Beam:
+    """Return the beam one time step on, with every new prefix that may be among the ``width`` best of its kind.
 
-    ``most`` is the largest value of ``factor``. A prefix that is not in the beam can come from its parent alone, so
-    its probability is known at once, and one that is below ``width`` others is left out.
+    A prefix that is not in the beam can come from its parent alone, so its probability is known at once, and one that
+    is below ``width`` others is left out.
     """
     grown = _stay(beam, row)
-    floor = min(blank + last for blank, last, _ in grown.values()) if len(grown) >= width else 0.0
-    for prefix, (ends_blank, ends_class, _) in beam.items():
+    floor, floor_in_lexicon = _floors(grown, width)
+    for prefix, (ends_blank, ends_class, _, begins) in beam.items():
         total = ends_blank + ends_class
         for probability, symbol in likely:
-            if total * probability * most <= floor:
+            reach, longer = total * probability * rules.most, (*prefix, symbol)
+            if reach <= (floor_in_lexicon if begins else floor):
                 break
-            longer = (*prefix, symbol)
-            if longer not in beam:
-                joined = factor(prefix, symbol)
+            begun = begins and rules.begins(longer)
+            if longer not in beam and (begun or reach > floor):
+                joined = rules.factor(prefix, symbol)
                 before = ends_blank if prefix and prefix[-1] == symbol else total
-                grown[longer] = (0.0, before * probability * joined, joined)
+                grown[longer] = (0.0, before * probability * joined, joined, begun)
     return grown
 
 
@@ -189,22 +198,36 @@ def _stay(beam: Beam, row: np.ndarray) -> Beam:
     """Return the beam's own prefixes one time step on: a blank, the last class again, or the parent's step to them."""
     stayed: Beam = {}
     blank = math.exp(row[0])
-    for prefix, (ends_blank, ends_class, joined) in beam.items():
+    for prefix, (ends_blank, ends_class, joined, begins) in beam.items():
         again = 0.0
         if prefix:
-            before, last, _ = beam.get(prefix[:-1], (0.0, 0.0, 0.0))
+            before, last, _, _ = beam.get(prefix[:-1], (0.0, 0.0, 0.0, False))
             doubled = len(prefix) > 1 and prefix[-2] == prefix[-1]
             again = math.exp(row[prefix[-1]]) * (ends_class + joined * (before if doubled else before + last))
-        stayed[prefix] = ((ends_blank + ends_class) * blank, again, joined)
+        stayed[prefix] = ((ends_blank + ends_class) * blank, again, joined, begins)
     return stayed
 
 
+def _floors(beam: Beam, width: int) -> tuple[float, float]:
+    """Return what a prefix must exceed to be among the ``width`` best of all, and of the lexicon's beginnings."""
+    totals = [blank + last for blank, last, _, _ in beam.values()]
+    begun = [blank + last for blank, last, _, begins in beam.values() if begins]
+    floor, floor_in_lexicon = (
+        heapq.nlargest(width, values)[-1] if len(values) >= width else 0.0 for values in (totals, begun)
+    )
+    return floor, min(floor, floor_in_lexicon)
+
+
 def _top(beam: Beam, width: int) -> Beam:
-    """Return the ``width`` best prefixes, best first, scaled so that the best has 1: long texts would underflow."""
-    possible = [(blank + last, prefix) for prefix, (blank, last, _) in beam.items() if blank + last > 0]
+    """Return the ``width`` best prefixes and as many beginnings of the lexicon's words, best first.
+
+    They are scaled so that the best has 1: long texts would underflow.
+    """
+    possible = [(blank + last, prefix) for prefix, (blank, last, _, _) in beam.items() if blank + last > 0]
     best = heapq.nlargest(width, possible)
     scale = 1 / best[0][0] if best else 1.0
-    return {p: (beam[p][0] * scale, beam[p][1] * scale, beam[p][2]) for _, p in best}
+    best += heapq.nlargest(width, (pair for pair in possible if beam[pair[1]][3]))
+    return {p: (beam[p][0] * scale, beam[p][1] * scale, *beam[p][2:]) for _, p in best}
 
 
 def _ranked(

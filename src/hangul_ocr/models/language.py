@@ -133,8 +133,16 @@ class Lexicon:
     def __contains__(self, text: str) -> bool:
         return normalise(text) in self.words
 
+    def begins(self, text: str) -> bool:
+        """Tell whether some word begins with ``text`` in NFC, or is it."""
+        return text in self._beginnings
+
     def __len__(self) -> int:
         return len(self.words)
+
+    @cached_property
+    def _beginnings(self) -> frozenset[str]:
+        return frozenset(word[:end] for word in self.words for end in range(len(word) + 1))
 
 
 @dataclass(frozen=True)
@@ -164,6 +172,10 @@ class Fusion:
         """Return what ending at ``text`` adds."""
         known = self.lexicon is not None and text in self.lexicon
         return self._language(text, END) + (self.lexicon_bonus if known else 0.0)
+
+    def may_please(self, text: str) -> bool:
+        """Tell whether ``text`` may still become, or is, a string that earns the lexicon's bonus."""
+        return self.lexicon is not None and self.lexicon_bonus > 0 and self.lexicon.begins(text)
 
     def score(self, text: str) -> float:
         """Return all that the finished ``text`` adds to its log probability."""

@@ -156,13 +156,22 @@ def dotted(rng: np.random.Generator, mask: np.ndarray, size: int) -> np.ndarray:
     height, width = mask.shape
     rows, columns = max(1, round(height / pitch)), max(1, round(width / pitch))
     cells = cv2.resize(mask, (columns, rows), interpolation=cv2.INTER_AREA)
+    # A stroke thinner than a cell may lie half in one and half in the next: both must light up, or it is lost.
+    least = min(90.0, 0.4 * 255 * _stroke_width(mask) / pitch)
     cells = cv2.resize(
-        np.where(cells > 90, mask.max(), 0).astype(np.uint8), (width, height), None, 0, 0, cv2.INTER_NEAREST
+        np.where(cells > least, mask.max(), 0).astype(np.uint8), (width, height), None, 0, 0, cv2.INTER_NEAREST
     )
     across, down = _from_middle(width, columns), _from_middle(height, rows)
     radius = rng.uniform(0.4, 0.62)
     dots = np.clip((radius - np.hypot(across[None, :], down[:, None])) * np.float32(pitch) + 0.5, 0, 1)
     return (cells * dots).astype(np.uint8)
+
+
+def _stroke_width(mask: np.ndarray) -> float:
+    """Return the usual width of the strokes in pixels: twice their area by the length of their edges."""
+    ink = cv2.compare(mask, float(mask.max()) / 2, cv2.CMP_GT)
+    area, grown = cv2.countNonZero(ink), cv2.countNonZero(cv2.dilate(ink, _SQUARE))
+    return 2 * area / max(1, grown - area)
 
 
 def _from_middle(pixels: int, cells: int) -> np.ndarray:

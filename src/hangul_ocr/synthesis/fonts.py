@@ -17,6 +17,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,15 @@ from fontTools.ttLib import TTCollection, TTFont, TTLibError
 from PIL import ImageFont
 from tqdm.auto import tqdm
 
-from hangul_ocr.hangul import ASCII, SIGNS, HangulOcrError, is_syllable, ksx1001_syllables
+from hangul_ocr.hangul import (
+    ASCII,
+    FIRST_SYLLABLE,
+    N_SYLLABLES,
+    SIGNS,
+    HangulOcrError,
+    is_syllable,
+    ksx1001_syllables,
+)
 from hangul_ocr.synthesis.cache import read_cached, write_cached
 
 FONT_PACKAGES = ("koreanize-matplotlib", "pylopdf-fonts-ko")
@@ -46,7 +55,7 @@ _DAMAGED = (
 # Display faces drawn as worn-off paint: most of their syllables cannot be read even large and clean.
 _WORN = re.compile(r"10 ?years ?later|oraeorae", re.IGNORECASE)
 
-_CACHE_NAME = "fonts-3.json"
+_CACHE_NAME = "fonts-4.json"
 _PROBE_SIZE = 32
 _WEIGHT_WORD = re.compile(
     r"[\s_-]*(thin|hairline|(extra|ultra|semi|demi)?[\s-]?light|regular|medium|(semi|demi|extra|ultra)?[\s-]?bold|heavy|black)$",
@@ -70,7 +79,8 @@ _RARE_FACES = re.compile(r"mono|coding|jamo|eco$|yethangul|ligature|_ac$", re.IG
 class FontFace:
     """One drawable face: a file, the face's index in it, and for a variable font its position on the axes.
 
-    ``covers`` holds those characters of ASCII, ``SIGNS`` and KS X 1001 whose glyph has an outline.
+    ``covers`` holds those characters of ASCII, ``SIGNS`` and KS X 1001's syllables whose glyph has an outline, and
+    ``others`` those of the other 8,822 syllables and of KS X 1001's signs (①, ●, ㈜, compatibility jamo ...).
     """
 
     path: str
@@ -79,6 +89,7 @@ class FontFace:
     style: str
     covers: str
     axes: tuple[float, ...] = ()
+    others: str = ""
 
     def load(self, size: int) -> ImageFont.FreeTypeFont:
         """Return this face at ``size`` pixels an em. Raises ``HangulOcrError`` where the file has gone."""
@@ -229,7 +240,9 @@ def _load_cache() -> dict[str, list[dict]]:
 
 
 def _face_from_json(record: dict) -> FontFace:
-    return FontFace(**{**record, "axes": tuple(record["axes"])})
+    # Most faces draw the same characters: one string for all of them keeps a renderer with many faces small.
+    shared = {name: sys.intern(record[name]) for name in ("covers", "others")}
+    return FontFace(**{**record, **shared, "axes": tuple(record["axes"])})
 
 
 def _open_faces(path: Path) -> list[tuple[int, TTFont]]:
@@ -247,10 +260,25 @@ def _usable_faces(path: Path, index: int, font: TTFont) -> list[FontFace]:
     face = FontFace(str(path), index, family, style, "")
     if ord("가") not in (cmap := font.getBestCmap() or {}) or _WORN.search(family):
         return []
-    covers = _outlined(face, cmap)
+    covers = _outlined(face, cmap, ASCII + SIGNS + ksx1001_syllables())
     if sum(map(is_syllable, covers)) < MIN_SYLLABLES:
         return []
-    return [replace(face, covers=covers, style=name, axes=axes) for name, axes in _weights(font, style)]
+    face = replace(face, covers=covers, others=_outlined(face, cmap, other_characters()))
+    return [replace(face, style=name, axes=axes) for name, axes in _weights(font, style)]
+
+
+@cache
+def other_characters() -> str:
+    """Return what is looked for in a face beside ASCII, ``SIGNS`` and KS X 1001's syllables, in code-point order."""
+    syllables = map(chr, range(FIRST_SYLLABLE, FIRST_SYLLABLE + N_SYLLABLES))
+    found = {*syllables, *_ksx1001_signs(), *"⑯⑰⑱⑲⑳•✓✔❤₩"}
+    return "".join(sorted(found - set(ASCII + SIGNS + ksx1001_syllables())))
+
+
+def _ksx1001_signs() -> str:
+    """Return the first twelve rows of KS X 1001: marks, units, jamo, circled and bracketed letters, other alphabets."""
+    codes = (bytes((row, cell)) for row in range(0xA1, 0xAD) for cell in range(0xA1, 0xFF))
+    return "".join(code.decode("euc_kr", "ignore") for code in codes)
 
 
 def _names(font: TTFont, path: Path) -> tuple[str, str]:
@@ -262,9 +290,9 @@ def _names(font: TTFont, path: Path) -> tuple[str, str]:
     return family, style
 
 
-def _outlined(face: FontFace, cmap: dict[int, str]) -> str:
-    """Return the characters that the face maps, draws with some extent, and does not draw with a shared placeholder."""
-    wanted = [c for c in ASCII + SIGNS + ksx1001_syllables() if cmap.get(ord(c), ".notdef") != ".notdef"]
+def _outlined(face: FontFace, cmap: dict[int, str], characters: str) -> str:
+    """Return those that the face maps, draws with some extent, and does not draw with a shared placeholder."""
+    wanted = [c for c in characters if cmap.get(ord(c), ".notdef") != ".notdef"]
     users = Counter(cmap[ord(c)] for c in wanted)
     font = face.load(_PROBE_SIZE)
     return "".join(c for c in wanted if users[cmap[ord(c)]] <= MAX_CHARACTERS_OF_A_GLYPH and _has_outline(font, c))

@@ -60,7 +60,7 @@ class Renderer:
         self.faces, self.words, self.style, self.seed = list(faces), words, style, seed
         self._calm = style.calmer()
         self._cache = glyphs.GlyphCache(self.faces)
-        self._covers = [frozenset(face.covers) | {" "} for face in self.faces]
+        self._covers = _covers(self.faces)
         self._families = _by_family(self.faces)
         self._limits = np.cumsum([family_share(self.faces[members[0]].family) for members in self._families])
 
@@ -222,6 +222,15 @@ def _neighbours(layout: glyphs.Layout, size: int, vertical: bool, rng: np.random
         for item, j in zip(layout.placed, shuffled, strict=True)
     ]
     return glyphs.paint(copies, (x0 - pad, y0 - pad), (y1 - y0 + 2 * pad, x1 - x0 + 2 * pad))
+
+
+def _covers(faces: list[FontFace]) -> list[frozenset[str]]:
+    """Return what each face draws; faces that draw the same share a set, for most of these hold ten thousand."""
+    sets: dict[tuple[str, str], frozenset[str]] = {}
+    for face in faces:
+        if (face.covers, face.others) not in sets:
+            sets[face.covers, face.others] = frozenset(face.covers + face.others + " ")
+    return [sets[face.covers, face.others] for face in faces]
 
 
 def _by_family(faces: list[FontFace]) -> list[list[int]]:

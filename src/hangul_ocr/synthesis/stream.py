@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from hangul_ocr.data.crops import Crop
+from hangul_ocr.hangul import Alphabet
 from hangul_ocr.synthesis.competition import training_stream_sources
+from hangul_ocr.synthesis.fonts import FontFace
 from hangul_ocr.synthesis.renderer import Renderer
 from hangul_ocr.synthesis.style import Style
 from hangul_ocr.synthesis.words import COMPETITION
+from hangul_ocr.workspace import is_main_process
 
 # Training squeezes every crop to the network's short side, so larger ones would only cost time.
 SHORT_SIDE = (28, 44)
 VALIDATION_START = 1 << 40
+MOST_SHOWN = 40  # characters in a warning
 
 
 class SyntheticCrops:
@@ -34,13 +40,38 @@ class SyntheticCrops:
 
 
 def synthetic_sources(
-    competition: Path | None, seed: int, validation: int = 512, short_side: tuple[int, int] = SHORT_SIDE
+    competition: Path | None,
+    seed: int,
+    validation: int = 512,
+    short_side: tuple[int, int] = SHORT_SIDE,
+    characters: str = "",
 ) -> tuple[SyntheticCrops, SyntheticCrops]:
     """Return an endless training stream and ``validation`` crops that it never shows.
 
     Beside a sample competition the stream leaves out the test's words and font family (``training_stream_sources``).
+    Of ``characters``, an alphabet's, it also draws those that the default alphabet does not have.
     """
     faces, words = training_stream_sources(competition)
-    stream = Renderer(faces, words, Style.training(short_side), seed)
+    more = words.with_extra(_drawn(_outside(characters), faces))
+    stream = Renderer(faces, more, Style.training(short_side), seed)
     held_out = Renderer(faces, replace(words, mix=COMPETITION), Style.signs(), seed)
     return SyntheticCrops(stream), SyntheticCrops(held_out, VALIDATION_START, validation)
+
+
+def _outside(characters: str) -> str:
+    default = Alphabet.for_texts()
+    return "".join(character for character in characters if default.missing(character))
+
+
+def _drawn(characters: str, faces: Sequence[FontFace]) -> str:
+    """Return those that some face draws; the others, which only real crops can teach, are named on stderr."""
+    known = set().union(*(face.others for face in faces))
+    lost = "".join(character for character in characters if character not in known)
+    if lost and is_main_process():
+        shown = lost if len(lost) <= MOST_SHOWN else f"{lost[:MOST_SHOWN]} ..."
+        print(
+            f"warning: no font here draws {len(lost)} characters of the alphabet ({shown}): synthetic crops do not "
+            "show them; install a font that has them",
+            file=sys.stderr,
+        )
+    return "".join(character for character in characters if character in known)

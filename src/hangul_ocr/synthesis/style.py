@@ -29,9 +29,9 @@ class Style:
     shear: float = 0.12
     perspective: float = 0.07
     clean: float = 0.35
-    two_lines: float = 0.0  # of labels with a space; a reader along one line cannot learn them
 
     spread: float = 0.1  # widely spaced letters, up to 0.7 em
+    two_lines: float = 0.0  # of labels with a space; a reader along one line cannot learn them
     ripple: float = 0.12
     wobble: float = 0.12
     curve: float = 0.08

@@ -11,13 +11,13 @@ import string
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
-from hangul_ocr.hangul import HangulOcrError, ksx1001_syllables, normalise
+from hangul_ocr.hangul import FIRST_SYLLABLE, N_SYLLABLES, HangulOcrError, ksx1001_syllables, normalise
 from hangul_ocr.synthesis import phrases
 from hangul_ocr.synthesis.cache import read_cached, write_cached
 from hangul_ocr.synthesis.phrases import WordMaker
@@ -28,6 +28,8 @@ LENGTH_SHARES = (0.059, 0.225, 0.212, 0.182, 0.105, 0.093, 0.048, 0.028, 0.047)
 SPACE_SHARES = (0.0, 0.0, 0.02, 0.10, 0.35, 0.40, 0.60, 0.65, 0.85)
 LONGEST = 22
 LETTER_SPACED_SHARE = 0.003
+# How often a label holds one of the extra characters: so often for each, and all together at the most.
+EXTRA_SHARE, MOST_EXTRA = 0.001, 0.05
 DOUBLE_SPACE_SHARE = 0.01
 
 # How often a real word comes from each source. People's names are many in the dictionary and rare on signs.
@@ -87,7 +89,8 @@ class Mix:
     """Of what a stream's labels are made: shares in 0..1, and the rest as the competition words its labels.
 
     ``syllables`` are random ones, so that each of KS X 1001's occurs; ``phrases`` hold particles, endings and marks;
-    ``joined`` two words with a mark between; ``numbers`` prices, dates, telephones; ``latin`` Latin words.
+    ``joined`` two words with a mark between; ``numbers`` prices, dates, telephones; ``latin`` Latin words;
+    ``all_syllables`` are random ones of all 11,172; ``extra`` are words with one character of the source's ``extra``.
     """
 
     syllables: float = 0.0
@@ -95,6 +98,8 @@ class Mix:
     joined: float = 0.0
     numbers: float = 0.0
     latin: float = 0.0
+    all_syllables: float = 0.0
+    extra: float = 0.0
 
 
 COMPETITION = Mix()
@@ -106,13 +111,19 @@ class WordSource:
     """Draws labels in the shares of ``mix``.
 
     With ``side`` every word of every label lies on that side of the split, random strings included, and so does every
-    noun inside a phrase.
+    noun inside a phrase. ``extra`` are characters that no dictionary has: see :meth:`with_extra`.
     """
 
     words: Words
     mix: Mix = COMPETITION
     side: Side | None = None
+    extra: str = ""
     _tries: int = field(default=200, repr=False)
+
+    def with_extra(self, characters: str) -> WordSource:
+        """Return this source with words that hold one of ``characters``; without any it draws what it drew."""
+        share = min(MOST_EXTRA, EXTRA_SHARE * len(characters))
+        return replace(self, mix=replace(self.mix, extra=share), extra=characters)
 
     def sample(self, rng: np.random.Generator) -> str:
         """Return one label in NFC, 1 to 22 characters, no space at either end."""
@@ -131,6 +142,8 @@ class WordSource:
             (mix.joined, lambda: phrases.joined(word, rng)),
             (mix.numbers, lambda: phrases.number(rng)),
             (mix.latin, lambda: phrases.latin(self.words.latin, rng)),
+            (mix.all_syllables, lambda: self._label(_any_word, rng)),
+            (mix.extra, lambda: self._label(self._extra_word, rng)),
         ):
             if chance < share:
                 return draw()
@@ -161,6 +174,11 @@ class WordSource:
         limits, lists = bucket
         words = lists[int(np.searchsorted(limits, rng.random() * limits[-1], side="right"))]
         return words[int(rng.random() * len(words))]
+
+    def _extra_word(self, length: int, rng: np.random.Generator) -> str:
+        """Return a word of this length with one of the extra characters in place of its own."""
+        word, place = self._real_word(length, rng), int(rng.integers(length))
+        return word[:place] + self.extra[int(rng.integers(len(self.extra)))] + word[place + 1 :]
 
     @cached_property
     def _buckets(self) -> dict[int, tuple[np.ndarray, list[list[str]]]]:
@@ -305,6 +323,11 @@ def _random_word(length: int, rng: np.random.Generator) -> str:
 
 
 _SYLLABLES = ksx1001_syllables()
+
+
+def _any_word(length: int, rng: np.random.Generator) -> str:
+    """Return random syllables of all 11,172; three quarters of these stand in no word."""
+    return "".join(chr(FIRST_SYLLABLE + int(i)) for i in rng.integers(N_SYLLABLES, size=length))
 
 
 def _phrase_length(rng: np.random.Generator) -> int:
