@@ -161,6 +161,38 @@ def test_a_hybrid_scores_by_both_decoders_where_asked():
     assert torch.equal(model.decoder.score(features, strings), ctc)
 
 
+def hybrid(joint_share: float) -> Recognizer:
+    torch.manual_seed(0)
+    return Recognizer(replace(TINY, decoder="hybrid", joint_share=joint_share), Alphabet("가나다 ")).eval()
+
+
+def test_a_hybrid_finds_no_strings_in_features_of_nan():
+    assert hybrid(0.5).candidates_from(torch.full((2, 4, 48), float("nan")), 3) == [[], []]
+
+
+def test_a_hybrid_that_listens_to_attention_alone_scores_what_the_grid_cannot_write():
+    model = hybrid(1.0)
+    features = model.features(torch.randint(0, 255, (1, 32, 32, 1), dtype=torch.uint8))
+    strings = [[1, 1, 1, 1]]
+    assert model.decoder.ctc.score(features, strings).tolist() == [-math.inf]
+    assert torch.equal(model.decoder.score(features, strings), model.decoder.attention.score(features, strings))
+
+
+def test_a_hybrid_s_single_candidate_is_the_best_of_both_decoders():
+    model = hybrid(0.9)
+    images = torch.randint(0, 255, (4, 32, 64, 1), dtype=torch.uint8)
+    assert model.candidates(images, 1) == [rows[:1] for rows in model.candidates(images, 5)]
+    model.decoder.joint_share = 0.0
+    assert [rows[0] for rows in model.candidates(images, 1)] == model.read(images)
+
+
+def test_a_network_may_be_made_in_inference_and_trained_later():
+    with torch.inference_mode():
+        backbone = Backbone("lcnet_050", channels=1)
+    assert not backbone.network.conv_head.weight.requires_grad
+    backbone(torch.zeros(2, 1, 32, 64)).sum().backward()
+
+
 def test_a_hybrid_branch_that_is_not_weighed_learns_nothing():
     model = Recognizer(replace(TINY, decoder="hybrid"), Alphabet("가나다"))
     images = torch.randint(0, 255, (2, 32, 64, 1), dtype=torch.uint8)

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from hangul_ocr import workspace
 from hangul_ocr.data.batches import STEPS_PER_BLOCK, TrainingBlocks, fixed_groups
 from hangul_ocr.data.crops import Crop, join_crops, rarity_weights
 from hangul_ocr.data.images import UnreadableImage
@@ -28,7 +29,8 @@ from hangul_ocr.models.checkpoint import (
 )
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import ModelSettings, TrainingSettings
-from hangul_ocr.training.loop import LAST, Stage, one_cycle, read_groups
+from hangul_ocr.training import loop
+from hangul_ocr.training.loop import LAST, Stage, one_cycle, read_groups, stage_accelerator
 from hangul_ocr.workspace import end_processes, make_accelerator
 
 MODEL = ModelSettings(backbone="resnet10t", backbone_args={"channels": (8, 8, 16, 16)}, hidden=16)
@@ -55,9 +57,9 @@ class Digits:
         return Crop(str(index), image, text, centres if index % 2 else None)
 
 
-def stage(folder, settings=STAGE, deadline=None, process=(0, 1), accelerator=None):
+def stage(folder, settings=STAGE, deadline=None, process=(0, 1), accelerator=None, network=MODEL):
     torch.manual_seed(0)
-    model = Recognizer(MODEL, ALPHABET)
+    model = Recognizer(network, ALPHABET)
     blocks = TrainingBlocks(
         MODEL,
         ALPHABET,
@@ -187,6 +189,32 @@ class OneLong(Digits):
         return replace(crop, image=cv2.resize(crop.image, (512, 32))) if index == 0 else crop
 
 
+@pytest.mark.parametrize(("world", "crops_per_step"), [(1, 1), (2, 2), (4, 5), (8, 8), (8, 12), (16, 17)])
+def test_a_block_has_all_its_steps_in_every_process_however_few_crops_there_are(world, crops_per_step):
+    for number in range(6):
+        for rank in range(world):
+            block = TrainingBlocks(MODEL, ALPHABET, crops_per_step, 7, real=Digits(), process=(rank, world))[number]
+            assert len(block) == STEPS_PER_BLOCK
+            assert all(block)
+            share = range(rank, crops_per_step * STEPS_PER_BLOCK, world)
+            assert len(keys_of(block)) == len(share)
+
+
+def test_more_processes_than_crops_in_a_step_are_refused():
+    with pytest.raises(HangulOcrError, match="crops_per_step = 3: fewer than the 4 processes; raise it"):
+        TrainingBlocks(MODEL, ALPHABET, 3, 0, real=Digits(), process=(0, 4))
+
+
+def test_a_group_is_pinned_with_all_its_tensors(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    group = TrainingBlocks(MODEL, ALPHABET, 3, 0, real=Digits())[0][0][0]
+    copy = group.pin_memory()
+    assert [id(tensor) for tensor in pinned] == [id(group.images), id(group.frames)]
+    assert torch.equal(copy.images, group.images)
+    assert (copy.keys, copy.texts, copy.targets, copy.lost) == (group.keys, group.texts, group.targets, group.lost)
+
+
 def test_a_block_has_all_its_steps_even_if_one_crop_is_very_long():
     for process in ((0, 2), (1, 2)):
         assert len(TrainingBlocks(MODEL, ALPHABET, 3, 0, real=OneLong(), process=process)[0]) == STEPS_PER_BLOCK
@@ -290,6 +318,82 @@ def test_where_the_memory_ends_the_crops_go_in_parts(tmp_path, monkeypatch, caps
         if theirs.grad is not None:
             assert torch.allclose(mine.grad, theirs.grad, atol=1e-5)
     assert "out of memory; going on with" in capsys.readouterr().err
+
+
+def test_where_the_memory_ends_validation_reads_in_parts(tmp_path, monkeypatch):
+    ours = stage(tmp_path)
+    whole = read_groups(ours.recognizer, ours.validation, ours.accelerator)
+    true_features, most = ours.recognizer.features, []
+
+    def small_device(images):
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        most.append(len(images))
+        return true_features(images)
+
+    monkeypatch.setattr(ours.recognizer, "features", small_device)
+    parts = read_groups(ours.recognizer, ours.validation, ours.accelerator)
+    assert max(most) == 2
+    assert parts[:2] == whole[:2]
+    assert parts[2] == pytest.approx(whole[2], rel=1e-4)
+
+
+def test_with_several_processes_a_lack_of_memory_is_said_with_its_remedy(tmp_path, monkeypatch):
+    ours = stage(tmp_path)
+
+    def small_device(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(ours.recognizer, "forward", small_device)
+    monkeypatch.setattr(type(ours.accelerator), "num_processes", 2)
+    with pytest.raises(HangulOcrError, match=r"test: out of memory; .* lower crops_per_step"):
+        ours._gradients_that_fit(max(ours.blocks[0], key=lambda groups: max(len(group.texts) for group in groups)))
+
+
+def test_a_stage_stopped_in_its_first_validation_has_a_state_that_says_so(tmp_path, monkeypatch):
+    stopped = stage(tmp_path)
+
+    def killed():
+        assert not (tmp_path / "best.safetensors").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stopped, "_validate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert weights(tmp_path)[1]["block"] == 0
+    resumed, whole = stage(tmp_path), stage(tmp_path / "whole")
+    assert resumed.run().finished
+    whole.run()
+    after, expected = weights(tmp_path)[0], weights(tmp_path / "whole")[0]
+    assert all(torch.equal(after[name], expected[name]) for name in expected)
+
+
+def test_a_state_is_saved_by_the_clock_as_well_as_by_steps(tmp_path, monkeypatch):
+    rare = stage(tmp_path, replace(STAGE, save_every=10**6))
+    saved = []
+    monkeypatch.setattr(rare, "_save_last", lambda: saved.append(rare.progress.step))
+    rare._saved = time.monotonic() - loop.SAVE_SECONDS - 1
+    rare.run()
+    assert saved == [0, 8, 16, 24, 32, 32]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_stage_goes_on_in_the_number_type_that_it_began_with(tmp_path, monkeypatch, optimizer):
+    settings = replace(STAGE, steps=16, number_type="auto", optimizer=optimizer)
+
+    def run(folder, gain, deadline=None):
+        monkeypatch.setattr(workspace, "bfloat16_gain", lambda: gain)
+        accelerator = stage_accelerator("auto", folder)
+        stage(folder, settings, accelerator=accelerator, deadline=deadline).run()
+        return accelerator.mixed_precision
+
+    assert run(tmp_path / "whole", 1.3) == "bf16"
+    assert run(tmp_path / "parts", 1.3, time.monotonic()) == "bf16"
+    assert run(tmp_path / "parts", 1.1) == "bf16"
+    assert run(tmp_path / "other", 1.1, time.monotonic()) == "no"
+    assert stage_accelerator("bfloat16", tmp_path / "other").mixed_precision == "bf16"
+    whole, parts = weights(tmp_path / "whole")[0], weights(tmp_path / "parts")[0]
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_any_other_error_is_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):

@@ -44,6 +44,10 @@ class Group:
     frames: Tensor
     lost: tuple[str, ...] = ()
 
+    def pin_memory(self) -> Group:
+        """Return the group in memory that a GPU copies from by itself; PyTorch's loaders ask for it by this name."""
+        return replace(self, images=self.images.pin_memory(), frames=self.frames.pin_memory())
+
 
 def batch_shape(width: int, height: int, model: ModelSettings) -> tuple[int, int]:
     """Return (height, width) in pixels of the batch that a crop of this size goes to: the nearest ratio."""
@@ -133,7 +137,7 @@ class TrainingBlocks(Dataset):
 
     Crops come from ``real`` in a new order each epoch and, for ``synthetic_share`` of them, from ``synthetic``. With
     ``real_weights`` (N,) an epoch draws real crops by these probabilities instead; ``join_share`` of the real crops
-    have another one joined to them.
+    have another one joined to them. Raises ``HangulOcrError`` for fewer crops in a step than processes.
     """
 
     def __init__(
@@ -153,6 +157,10 @@ class TrainingBlocks(Dataset):
         self.model, self.alphabet, self.seed = model, alphabet, seed
         self.real, self.synthetic, self.process = real, synthetic, process
         self.join_share, self.real_weights = join_share, real_weights
+        if crops_per_step < process[1]:
+            raise HangulOcrError(
+                f"crops_per_step = {crops_per_step}: fewer than the {process[1]} processes; raise it, or start fewer"
+            )
         share = 1.0 if real is None else synthetic_share if synthetic is not None else 0.0
         crops = crops_per_step * STEPS_PER_BLOCK
         self.n_synthetic = round(crops * share)
@@ -168,12 +176,17 @@ class TrainingBlocks(Dataset):
         return [steps[i] for i in order]
 
     def _steps(self, crops: list[Crop]) -> list[list[Group]]:
-        """Cut the wide crops into the block's steps, and give the tall ones to as many of these as they fill."""
+        """Cut the wide crops into the block's steps, and give the tall ones to as many of these as they fill.
+
+        Steps that the wide crops are too few for (or the tall ones, if they are more) are the others'.
+        """
         tall = [crop for crop in crops if _is_tall(crop, self.model)]
         wide = [crop for crop in crops if not _is_tall(crop, self.model)]
         main, other = (wide, tall) if len(wide) >= len(tall) else (tall, wide)
-        steps = [[self._joined(run)] for run in equal_area_parts(main, self.model, STEPS_PER_BLOCK)]
-        n_other = min(len(steps), max(1, round(STEPS_PER_BLOCK * len(other) / max(1, len(main))))) if other else 0
+        runs = [[self._joined(run)] for run in equal_area_parts(main, self.model, STEPS_PER_BLOCK)]
+        empty = STEPS_PER_BLOCK - len(runs)
+        steps = [[] for _ in range(empty)] + runs
+        n_other = min(len(steps), max(1, empty, round(STEPS_PER_BLOCK * len(other) / len(main)))) if other else 0
         for step, run in zip(steps, equal_area_parts(other, self.model, n_other) if other else [], strict=False):
             step.append(self._joined(run))
         return steps

@@ -47,6 +47,7 @@ class Backbone(nn.Module):
     fetched and for an architecture that does not give such a map.
     """
 
+    @torch.inference_mode(False)  # a network may be loaded in inference, and a probe below asks for gradients
     def __init__(
         self,
         name: str,
@@ -65,6 +66,7 @@ class Backbone(nn.Module):
         self._strided = _limit_strides(name, self.network, channels, along_stride, across_stride)
         self.along_stride = along_stride
         self.width = _feature_width(name, self, channels, along_stride)
+        _freeze_unused(self.network, channels)
         self.position_score = nn.Conv2d(self.width, 1, 1)
 
     def feature_map(self, images: Tensor) -> Tensor:
@@ -144,6 +146,22 @@ def _keep_size(module: nn.Module, stride: int, entry: _Strided) -> None:
         return (F.pad(inputs[0], (0, right, 0, down)), *inputs[1:])
 
     module.register_forward_pre_hook(pad)
+
+
+def _freeze_unused(network: nn.Module, channels: int) -> None:
+    """Freeze what the features do not depend on: timm keeps layers of some heads, which never get a gradient.
+
+    Several processes would wait for those gradients. The layers stay, as pretrained weights and checkpoints hold them.
+    """
+    was_training = network.training
+    network.eval()  # the probe must leave no trace in running means
+    parameters = list(network.parameters())
+    with torch.enable_grad():
+        features = network.forward_features(torch.zeros(1, channels, PROBE, PROBE))
+        gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+    network.train(was_training)
 
 
 def _probe(name: str, network: nn.Module, images: Tensor) -> Tensor:

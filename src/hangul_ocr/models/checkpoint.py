@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hangul_ocr.hangul import Alphabet, HangulOcrError
+from hangul_ocr.models.classifier import CompositionalClassifier
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import ModelSettings
 
@@ -114,8 +115,9 @@ def _load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def initialise_from(model: Recognizer, path: Path) -> dict[str, int]:
     """Copy the weights of ``path`` into ``model``; class rows are matched by character, new characters start fresh.
 
-    Returns how many tensors were taken and how many characters were carried over. Raises ``HangulOcrError`` if the
-    networks differ in anything but the alphabet.
+    A new syllable of a compositional classifier starts as its jamo let expect. Returns how many tensors were taken and
+    how many characters were carried over. Raises ``HangulOcrError`` if the networks differ in anything but the
+    alphabet.
     """
     tensors, header = _load_weights(path)
     theirs, ours = Alphabet(header["alphabet"]), model.alphabet
@@ -125,6 +127,10 @@ def initialise_from(model: Recognizer, path: Path) -> dict[str, int]:
         raise HangulOcrError(f"{path}: holds another network ({_difference(state, tensors)}); use its settings")
     for name, tensor in state.items():
         tensor.copy_(_fitted(name, tensor, tensors[name], shared, (len(ours), len(theirs)), path))
+    fresh = [ours.encode(c)[0] for c in ours.characters if theirs.missing(c)]
+    for module in model.modules():
+        if isinstance(module, CompositionalClassifier):
+            module.expect(fresh)
     return {"tensors": len(state), "characters": len(shared), "new_characters": len(ours.characters) - len(shared)}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,6 +40,33 @@ class CompositionalClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return scores (..., classes) for ``features`` (..., width)."""
         return F.linear(features, self.membership @ self.jamo + self.residual, self.bias)
+
+    @torch.no_grad()
+    def expect(self, fresh: Sequence[int]) -> None:
+        """Give the syllables among the classes ``fresh`` what the other, trained syllables let expect of their jamo.
+
+        Training drives a syllable's residual and bias down wherever it is not seen. Zeros would win over all of them.
+        """
+        syllables = self.membership.sum(1) > 0
+        new = torch.zeros_like(syllables)
+        new[list(fresh)] = True
+        new, trained = new & syllables, ~new & syllables
+        if trained.any():
+            jamo = self.membership
+            self.residual[new] = _expected(jamo[trained], self.residual[trained], jamo[new])
+            self.bias[new] = _expected(jamo[trained], self.bias[trained, None], jamo[new])[:, 0]
+
+
+def _expected(jamo: Tensor, rows: Tensor, new_jamo: Tensor) -> Tensor:
+    """Return for ``new_jamo`` (M, 68) rows (M, D) by least squares from ``jamo`` (N, 68) and their ``rows`` (N, D).
+
+    The mean of all rows and something for each jamo: nothing for one that no row has (ridge regression).
+    """
+    mean = rows.double().mean(0)
+    known = jamo.double()
+    ridge = torch.eye(N_JAMO, dtype=torch.double, device=rows.device)
+    shares = torch.linalg.solve(known.T @ known + ridge, known.T @ (rows.double() - mean))
+    return (mean + new_jamo.double() @ shares).to(rows.dtype)
 
 
 def make_classifier(kind: str, width: int, alphabet: Alphabet) -> nn.Module:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from hangul_ocr.models.attention import AutoregressiveDecoder
 from hangul_ocr.models.ctc import CTCDecoder
 from hangul_ocr.settings import LossWeights
+
+RESCORED = 5  # strings of CTC that both score, at the least: of a single one there is nothing to choose
 
 
 class HybridDecoder(nn.Module):
@@ -30,6 +31,10 @@ class HybridDecoder(nn.Module):
             loss = loss + weights.guidance * self.attention.loss(features, targets, frames, weights)
         return loss
 
+    def freeze_unused(self, weights: LossWeights) -> None:
+        """Freeze the attention branch where the loss leaves it out: several processes would wait for its gradients."""
+        self.attention.requires_grad_(weights.guidance > 0)
+
     def unwritable(self, targets: Sequence[Sequence[int]], steps: int) -> int:
         """Return how many labels CTC cannot write in ``steps`` time steps."""
         return self.ctc.unwritable(targets, steps)
@@ -44,18 +49,22 @@ class HybridDecoder(nn.Module):
 
     def candidates(self, features: Tensor, count: int) -> list[list[tuple[list[int], float]]]:
         """Return CTC's N-best; with a ``joint_share``, ranked anew by the score of both."""
-        found = self.ctc.candidates(features, count)
         if not self.joint_share:
+            return self.ctc.candidates(features, count)
+        found = self.ctc.candidates(features, max(count, RESCORED))
+        rows = [i for i, group in enumerate(found) for _ in group]
+        if not rows:  # features of NaN have no strings
             return found
-        rows = torch.tensor([i for i, group in enumerate(found) for _ in group], device=features.device)
         strings = [string for group in found for string, _ in group]
         scores = iter(self.score(features[rows], strings).tolist())
         rescored = [[(string, next(scores)) for string, _ in group] for group in found]
-        return [sorted(group, key=lambda item: -item[1]) for group in rescored]
+        return [sorted(group, key=lambda item: -item[1])[:count] for group in rescored]
 
     def score(self, features: Tensor, strings: Sequence[Sequence[int]]) -> Tensor:
         """Return each string's score (N,): log P under CTC, or the weighted mean of both decoders' log P."""
-        scores = self.ctc.score(features, strings)
         if not self.joint_share:
-            return scores
-        return (1 - self.joint_share) * scores + self.joint_share * self.attention.score(features, strings)
+            return self.ctc.score(features, strings)
+        attended = self.attention.score(features, strings)
+        if self.joint_share == 1:  # minus infinity under CTC has no share, either
+            return attended
+        return (1 - self.joint_share) * self.ctc.score(features, strings) + self.joint_share * attended

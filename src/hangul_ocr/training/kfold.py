@@ -22,7 +22,7 @@ from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.models.checkpoint import initialise_from, load_model, read_header, require_alphabet
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import Settings, TrainingSettings, load_settings
-from hangul_ocr.training.loop import LAST, Stage, StageResult
+from hangul_ocr.training.loop import LAST, Stage, StageResult, stage_accelerator
 from hangul_ocr.weights import CURVE, shipped_weights
 from hangul_ocr.workspace import (
     atomic_write_json,
@@ -164,14 +164,14 @@ def train_fold(
     if init_from is not None:
         initialise_from(model, init_from)
     own, others = fold_rows(reader, folds, fold)
-    real = LmdbCrops(reader, others, settings.fine_tuning.augment)
+    real = LmdbCrops(reader, others, settings.fine_tuning.augment, alphabet=run.alphabet)
     stage, seed = settings.fine_tuning, settings.seed * 1000 + fold + 1
     weights = rarity_weights(real.texts(), stage.balance) if stage.balance else None
     if extra is not None:
         real = CropsBeside(real, extra, settings.extra_share)
         weights = None if weights is None else real.weights(weights)
     blocks = _blocks(run, stage, seed=seed, real=real, synthetic=synthetic, real_weights=weights)
-    held_out = LmdbCrops(reader, own)
+    held_out = LmdbCrops(reader, own, alphabet=run.alphabet)
     return _run_stage(f"fold {fold}", run, model, blocks, held_out, stage, f"fold{fold}", deadline)
 
 
@@ -197,7 +197,7 @@ def _fresh_model(run: Run, folder: str, init_from: Path | None = None) -> Recogn
 
 
 def _blocks(run: Run, stage: TrainingSettings, seed: int, **sources: Any) -> TrainingBlocks:
-    accelerator = make_accelerator(stage.number_type)
+    accelerator = make_accelerator("float32")  # only asked which process this is
     process = (accelerator.process_index, accelerator.num_processes)
     return TrainingBlocks(
         run.settings.model,
@@ -226,7 +226,7 @@ def _run_stage(
     if best.is_file():
         require_alphabet(best, run.alphabet)
     groups = fixed_groups(validation, run.settings.model, run.alphabet)
-    accelerator = make_accelerator(settings.number_type)
+    accelerator = stage_accelerator(settings.number_type, run.folder / folder)
     return Stage(name, model, blocks, groups, settings, run.folder / folder, accelerator, deadline, seen).run()
 
 

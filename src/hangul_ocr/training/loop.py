@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, broadcast_object_list
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader
@@ -23,14 +23,16 @@ from hangul_ocr.data.batches import STEPS_PER_BLOCK, Group, TrainingBlocks, spli
 from hangul_ocr.data.tables import write_table
 from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.hangul import HangulOcrError
-from hangul_ocr.models.checkpoint import load_tensors, require_alphabet, save_model, save_tensors
+from hangul_ocr.models.checkpoint import load_tensors, read_header, require_alphabet, save_model, save_tensors
+from hangul_ocr.models.hybrid import HybridDecoder
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import PLAIN_LOSS, TrainingSettings
 from hangul_ocr.training.optimizer import load_optimizer, make_optimizer, optimizer_tensors
-from hangul_ocr.workspace import return_free_memory
+from hangul_ocr.workspace import ACCELERATE_PRECISION, make_accelerator, pick_number_type, return_free_memory
 
 # Steps. Batches of many shapes leave holes in the heap: 2 GB after two minutes, 5 after twelve, 1 of them in use.
 RETURN_MEMORY_EVERY = 64
+SAVE_SECONDS = 60.0  # a short stage may have fewer steps than lie between two saves
 LAST, BEST, METRICS = Path("last") / "state.safetensors", "best.safetensors", "metrics.csv"
 
 
@@ -65,6 +67,26 @@ def one_cycle(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))) + 1e-3
 
 
+def stage_accelerator(number_type: str, folder: Path) -> Accelerator:
+    """Return the accelerator of the stage in ``folder``: ``auto`` is process 0's choice for all of them.
+
+    On a CPU a stage that goes on keeps the number type that it began with: what is measured anew may differ.
+    """
+    accelerator = make_accelerator("float32")  # which makes the processes known to each other
+    chosen = [None]
+    if accelerator.is_main_process:
+        chosen = [_number_type(number_type, folder / LAST, accelerator.device.type)]
+    broadcast_object_list(chosen)
+    return make_accelerator(chosen[0])
+
+
+def _number_type(wanted: str, state: Path, device: str) -> str:
+    if wanted != "auto":
+        return wanted
+    kept = read_header(state).get("number_type") if device == "cpu" and state.is_file() else None
+    return kept or pick_number_type(device)
+
+
 class Stage:
     """Trains ``model`` on ``blocks`` and validates on ``validation``; everything it writes lies in ``folder``.
 
@@ -89,10 +111,13 @@ class Stage:
         self.blocks, self.validation, self.accelerator = blocks, validation, accelerator
         self.recognizer = model.to(accelerator.device, memory_format=torch.channels_last)
         self.ema = ModelEmaV3(self.recognizer, decay=settings.ema_decay, use_warmup=True, warmup_power=0.75)
-        optimizer = make_optimizer(model, settings, accelerator.device.type)
+        if isinstance(model.decoder, HybridDecoder):
+            model.decoder.freeze_unused(settings.loss_weights)
+        optimizer = make_optimizer(model, settings, accelerator.device.type, accelerator.mixed_precision)
         self.model, self.optimizer = accelerator.prepare(self.recognizer, optimizer)
         self.progress = Progress(seen=seen)
         self.largest = 1 << 30  # crops at once: halved whenever the memory does not suffice
+        self._saved = time.monotonic()
 
     def run(self) -> StageResult:
         """Train from the last checkpoint, or from the start, to the end or to the deadline."""
@@ -100,6 +125,7 @@ class Stage:
         if self._done():
             return StageResult(True, self.progress, self.folder / BEST)
         if not self.progress.history:
+            self._save_last()  # before the best: weights without a state beside them would pass for trained ones
             self._validate()  # weights that were good before count, too: a short training may only cost them something
         return_free_memory()  # before the workers are forked, who would each keep a copy of the holes
         started, before = time.monotonic(), self.progress.seconds
@@ -146,6 +172,7 @@ class Stage:
                 sampler=numbers,
                 num_workers=workers,
                 prefetch_factor=2 if workers else None,
+                pin_memory=self.accelerator.device.type == "cuda",  # or a copy to the device waits for it
                 worker_init_fn=_quiet_worker,
                 generator=torch.Generator(),  # or each start of a loader would move the global random state
             )
@@ -186,9 +213,11 @@ class Stage:
                 return self._gradients(parts)
             except RuntimeError as error:
                 longest = max(len(part.texts) for part in parts)
-                # Other processes would wait for gradients that never come: there the crops must be set by hand.
-                if self.accelerator.num_processes > 1 or longest == 1 or not should_reduce_batch_size(error):
+                if longest == 1 or not should_reduce_batch_size(error):
                     raise
+                if self.accelerator.num_processes > 1:  # the others would wait for gradients that never come
+                    advice = "with several processes nothing is halved: lower crops_per_step in another --run"
+                    raise HangulOcrError(f"{self.name}: out of memory; {advice}") from error
                 self.largest = (longest + 1) // 2
             self.optimizer.zero_grad(set_to_none=True)
             clear_device_cache(garbage_collection=True)
@@ -207,7 +236,7 @@ class Stage:
                 losses = self.model(
                     group.images.to(device, non_blocking=True),
                     group.targets,
-                    group.frames.to(device),
+                    group.frames.to(device, non_blocking=True),
                     self.settings.loss_weights,
                 )
                 loss = losses.sum() / crops
@@ -221,7 +250,8 @@ class Stage:
             return_free_memory()
         if finished or step % self.settings.validate_every < steps:
             self._validate()
-        if finished or step % self.settings.save_every < steps:
+        overdue = time.monotonic() - self._saved > SAVE_SECONDS
+        if finished or overdue or step % self.settings.save_every < steps:
             self._save_last()
 
     def _last_block(self) -> int:
@@ -266,6 +296,7 @@ class Stage:
         bar.update(1)
 
     def _save_last(self) -> None:
+        self._saved = time.monotonic()
         if not self.accelerator.is_main_process:
             return
         tensors = {f"model.{k}": v for k, v in self.recognizer.state_dict().items()}
@@ -274,14 +305,27 @@ class Stage:
         tensors["random_state"] = torch.get_rng_state()
         header = {"progress": vars(self.progress), "mean_loss": getattr(self, "_mean_loss", None)}
         header["alphabet"] = self.recognizer.alphabet.characters
+        if self.accelerator.device.type == "cpu":
+            names = {precision: name for name, precision in ACCELERATE_PRECISION.items()}
+            header["number_type"] = names[self.accelerator.mixed_precision]
         if self.accelerator.scaler is not None:
             header["scaler"] = self.accelerator.scaler.state_dict()
         save_tensors(self.folder / LAST, tensors, header)
 
     def _resume(self) -> None:
+        """Go on from the last state, in all processes from the same: theirs may lie on other machines."""
+        if (self.folder / LAST).is_file():
+            self._load_last()
+        here = torch.tensor([self.progress.step], device=self.accelerator.device)
+        steps = self.accelerator.gather(here).tolist()
+        if len(set(steps)) > 1:
+            raise HangulOcrError(
+                f"{self.folder}: the processes stand at steps {', '.join(map(str, steps))}; "
+                "let all machines see one folder of runs (a shared HANGUL_OCR_OUTPUT), then run again"
+            )
+
+    def _load_last(self) -> None:
         path = self.folder / LAST
-        if not path.is_file():
-            return
         tensors, header = load_tensors(path)
         try:
             require_alphabet(path, self.recognizer.alphabet)
@@ -307,14 +351,27 @@ def read_groups(model: Recognizer, groups: list[Group], accelerator: Accelerator
     predictions: list[str] = []
     total = 0.0
     for group in groups:
+        found, loss = _read_group(model, group, accelerator)
+        total += loss
+        texts += group.texts
+        predictions += found
+    return texts, predictions, total / max(1, len(texts))
+
+
+def _read_group(model: Recognizer, group: Group, accelerator: Accelerator) -> tuple[list[str], float]:
+    """Return the predictions and the summed loss of one group, read in halves where the memory ends."""
+    try:
         with accelerator.autocast():
             features = model.features(group.images.to(accelerator.device))
             losses = model.decoder.loss(features, group.targets, group.frames.to(features.device), PLAIN_LOSS)
             found = model.decoder.greedy(features)
-        total += float(losses.sum())
-        texts += group.texts
-        predictions += [model.alphabet.decode(classes) for classes, _ in found]
-    return texts, predictions, total / max(1, len(texts))
+        return [model.alphabet.decode(classes) for classes, _ in found], float(losses.sum())
+    except RuntimeError as error:
+        if len(group.texts) == 1 or not should_reduce_batch_size(error):
+            raise
+    clear_device_cache(garbage_collection=True)
+    halves = [_read_group(model, half, accelerator) for half in split_group(group, (len(group.texts) + 1) // 2)]
+    return [text for found, _ in halves for text in found], sum(loss for _, loss in halves)
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,13 +10,15 @@ from timm.optim import create_optimizer_v2, muon
 
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import TrainingSettings
-from hangul_ocr.workspace import pick_number_type
 
 _newton_schulz = muon.zeropower_via_newtonschulz
 
 
-def make_optimizer(model: Recognizer, settings: TrainingSettings, device: str) -> torch.optim.Optimizer:
-    """Return AdamW, or timm's Muon for all matrices but the decoder's (Jordan et al., 2024) with AdamW for the rest."""
+def make_optimizer(model: Recognizer, settings: TrainingSettings, device: str, precision: str) -> torch.optim.Optimizer:
+    """Return AdamW, or timm's Muon for all matrices but the decoder's (Jordan et al., 2024) with AdamW for the rest.
+
+    ``precision`` is the accelerator's, ``bf16`` where bfloat16 is fast.
+    """
     groups = _parameter_groups(model, settings.weight_decay, settings.backbone_rate)
     if settings.optimizer == "adamw":
         # Fused on a GPU alone: on a CPU it is not bit for bit the same after a resume.
@@ -27,7 +29,7 @@ def make_optimizer(model: Recognizer, settings: TrainingSettings, device: str) -
         for use_fallback in (False, True):
             params = [p for p in group["params"] if (id(p) in decoder or p.dim() < 2) == use_fallback]
             split += [group | {"params": params, "use_fallback": use_fallback}] if params else []
-    _orthogonalise_in(torch.bfloat16 if pick_number_type(device) == "bfloat16" else torch.float32)
+    _orthogonalise_in(torch.bfloat16 if precision == "bf16" else torch.float32)
     return create_optimizer_v2(split, settings.optimizer, lr=settings.learning_rate, weight_decay=0.0)
 
 
