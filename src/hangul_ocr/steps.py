@@ -333,7 +333,7 @@ def finished_stage(folder: Path, stage: TrainingSettings) -> StageResult | None:
         return None
     progress = _progress(folder)
     on_the_clock = stage.seconds is not None and progress.seconds >= stage.seconds
-    # Blocks count, not steps: one of a small set of crops may hold fewer steps than the others.
+    # Training ends with a whole block, so blocks count, not steps.
     finished = progress.block >= math.ceil(stage.steps / STEPS_PER_BLOCK) or on_the_clock
     return StageResult(True, progress, folder / BEST) if finished else None
 
