@@ -22,7 +22,7 @@ import pandas as pd
 
 from hangul_ocr.evaluation.errors import MATCH, SUBSTITUTE, align, confused_pairs
 from hangul_ocr.evaluation.gallery import EVERYTHING, ORDERS, VIEWS, choices, view
-from hangul_ocr.evaluation.slices import DIMENSIONS, readable, slice_report
+from hangul_ocr.evaluation.slices import DIMENSIONS, readable, slice_report, tags_of
 from hangul_ocr.evaluation.webfont import font_face
 
 MEGABYTE = 1_000_000
@@ -114,13 +114,12 @@ def _data(report: Report) -> str:
     filters = choices(frame)
     rows = [_row(row, report.crops[row["img_path"]], filters) for row in frame.to_dict("records")]
     pairs = confused_pairs(frame["text"].tolist(), frame["prediction"].tolist(), _SHOWN_PAIRS)
-    tags = sorted({tag for row in rows for tag in row["facts"].get("tag", [])})
     shown = [{"name": _shown_name(column), "values": values} for column, values in filters.items()]
     value = {
         "rows": rows,
         "views": [{"name": name, "rows": _positions(frame, name)} for name in VIEWS],
         "orders": [{"name": name, "key": key, "ascending": ascending} for name, (key, ascending) in _orders().items()],
-        "filters": shown + ([{"name": "tag", "values": tags}] if tags else []),
+        "filters": shown,
         "pairs": pairs[["expected", "predicted", "count"]].to_numpy().tolist(),
     }
     # "</script>" in a label would end the element, and "<!--" change how the rest is read.
@@ -142,9 +141,10 @@ def _row(row: Mapping[str, object], image: str, filters: Mapping[str, Sequence[s
     """Return one crop for the script; ``ops`` are [mark, expected, predicted] with = for what agrees."""
     confidence = row.get("confidence")
     known = isinstance(confidence, float) and math.isfinite(confidence)
-    facts = {_shown_name(c): str(row[c]) for c in filters if c != "error_kind" and not pd.isna(row[c])}
-    if isinstance(row.get("tags"), (list, tuple)) and row["tags"]:
-        facts["tag"] = [str(tag) for tag in row["tags"]]
+    single = [column for column in filters if column not in ("error_kind", "tags")]
+    facts = {_shown_name(column): str(row[column]) for column in single if not pd.isna(row[column])}
+    if tags := tags_of(row.get("tags")):
+        facts[_shown_name("tags")] = [str(tag) for tag in tags]
     facts[_shown_name("error_kind")] = str(row["error_kind"])
     if not pd.isna(row.get("width", math.nan)):
         facts["pixels"] = f"{int(row['width'])} × {int(row['height'])}"
