@@ -95,3 +95,26 @@ def test_the_command_prints_scores_and_slices(store, tmp_path, capsys, monkeypat
     assert "artistic" in shown
     assert f"{tmp_path / 'out' / 'report.html'}: " in shown
     assert len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == COUNT
+
+
+def test_crops_of_no_photograph_have_an_interval_all_the_same(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HANGUL_OCR_OUTPUT", str(tmp_path / "output"))
+    for i in range(COUNT):
+        write(tmp_path / "set" / f"{i}.png", crop_png(i))
+    write(tmp_path / "set" / "gt.txt", "".join(f"{i}.png\t글자{i}\n" for i in range(COUNT)))
+    assert cli.main(["import", "list", str(tmp_path / "set"), "--out", str(tmp_path / "l.lmdb"), "--workers", "1"]) == 0
+    workspace = workspace_in(tmp_path)
+    found = read_labelled(workspace, tmp_path / "l.lmdb", find_readers(workspace))
+    assert found.frame["group"].nunique() == COUNT
+
+
+@pytest.mark.parametrize("option", ["--csv", "--n-best"])
+def test_predict_does_not_write_over_what_it_reads(tmp_path, capsys, option):
+    write(tmp_path / "a.png", crop_png(0))
+    write(tmp_path / "list.csv", "img_path,text\na.png,가\n")
+    before = (tmp_path / "list.csv").read_bytes()
+    outputs = {"--csv": str(tmp_path / "out.csv")} | {option: str(tmp_path / "list.csv")}
+    arguments = [part for pair in outputs.items() for part in pair]
+    assert cli.main(["predict", str(tmp_path / "list.csv"), *arguments]) == 1
+    assert "would be overwritten; name another file" in capsys.readouterr().err
+    assert (tmp_path / "list.csv").read_bytes() == before

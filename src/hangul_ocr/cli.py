@@ -323,6 +323,7 @@ def predict(options: argparse.Namespace) -> None:
     from hangul_ocr.steps import choose_readers
 
     source = find_crops(options.images)
+    _refuse_to_overwrite(options.images, options.csv, options.n_best)
     readers, models, fusion = choose_readers(_workspace(), options.run)
     # One model without a second opinion reads greedily: five times faster, and its N-best would choose the same.
     weighs = options.n_best or fusion or len(models) > 1
@@ -334,6 +335,14 @@ def predict(options: argparse.Namespace) -> None:
         print(f"not read: {source.names[index]}: {reason}", file=sys.stderr)
     unread = f", {len(source.unreadable):,} of them not readable and left empty" if source.unreadable else ""
     print(f"{options.csv}: {len(table):,} rows by {readers}{unread}")
+
+
+def _refuse_to_overwrite(inputs: Sequence[str], *outputs: Path | None) -> None:
+    """Raise ``HangulOcrError`` for an output that is one of the inputs: a table of labels would be lost."""
+    read = {Path(given).expanduser().resolve() for given in inputs}
+    for output in outputs:
+        if output is not None and output.expanduser().resolve() in read:
+            raise HangulOcrError(f"{output}: is to be read and would be overwritten; name another file to write")
 
 
 def evaluate(options: argparse.Namespace) -> None:

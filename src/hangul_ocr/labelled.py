@@ -98,7 +98,8 @@ def _read(reader: LmdbReader, readers: Readers, folder: Path) -> pd.DataFrame:
 
 def _frame(table: pd.DataFrame, reader: LmdbReader) -> pd.DataFrame:
     named = table.rename(columns={"text": "prediction", "label": "text"})
-    named["group"] = [meta["group"] for meta in reader.metas()]
+    # A crop that no photograph is told of stands for itself.
+    named["group"] = [meta["group"] or meta["key"] for meta in reader.metas()]
     return with_slices(error_frame(with_crop_facts(named, reader)))
 
 
