@@ -223,7 +223,7 @@ def test_every_syllable_of_ks_x_1001_is_reachable(words):
     assert set(ksx1001_syllables()) <= seen
 
 
-@pytest.mark.parametrize(("mix", "checksum"), [(Mix(), 2593565548), (TRAINING, 1344533868)])
+@pytest.mark.parametrize(("mix", "checksum"), [(Mix(), 2593565548), (TRAINING, 1918783001)])
 def test_a_seed_draws_the_labels_that_it_always_drew(mix, checksum):
     nouns = tuple(a + b for a in "가나다라마바사" for b in "각난닫랄맘")
     source = WordSource(Words({"noun": nouns}, verbs=("먹는", "갑니다"), latin=("cafe",)), mix, Side(0.2, 0))
@@ -307,6 +307,16 @@ def test_phrases_take_their_nouns_from_the_source_and_keep_near_their_length():
         assert all(text == text.strip() for text in found)
     assert min(asked) >= 1
     assert "책" in "".join(found)
+
+
+def test_signs_name_shops_roads_dishes_and_books_with_the_sources_nouns():
+    rng = np.random.default_rng(0)
+    found = {phrases.sign(lambda length, rng: "책" * length, rng) for _ in range(6000)}
+    for kinds in (phrases.TRADES, phrases.ROADS, phrases.DISHES):
+        assert all(any(kind in text for text in found) for kind in kinds)
+    assert {form.format("책책", "책책") for form in phrases.TITLES} <= found
+    assert all("책" in text and text == text.strip() and len(text) <= LONGEST for text in found)
+    assert not Alphabet.for_texts().missing("".join(found))
 
 
 @pytest.mark.parametrize("make", [phrases.number, lambda rng: phrases.latin(["cafe", "open"], rng)])

@@ -27,6 +27,30 @@ FINAL_RIEUL = 8
 
 _UNITS = "km m cm mm kg g L ml % 원 만원 명 개 회 번 층 호 평 년 월 일 시 분 초 주 가지 종 세 인분 위 점 매 장 권"
 UNITS = tuple(_UNITS.split())
+# What stands on the front of a shop, at a station, on a road and a menu after a name of its own.
+_TRADES = """
+약국 부동산 미용실 헤어 세탁소 식당 분식 치킨 떡집 정육점 철물 안경 치과 의원 한의원 내과 학원 어린이집 유치원 태권도
+노래방 당구장 피시방 모텔 여관 공인중개사 법무사 빵집 제과 베이커리 카페 커피 꽃집 문구 서점 인쇄 공업사 카센터 타이어
+주유소 마트 슈퍼 편의점 상회 상사 건재 전자 컴퓨터 통신 휴대폰 옷수선 양복점 신발 가구 인테리어 간판 낚시 사진관 목욕탕
+은행 새마을금고 교회 성당 농협 우체국 경로당 아파트 빌딩 상가 시장 갈비 횟집 순대국 족발 보쌈 국밥 칼국수 냉면 반점 김밥
+"""
+TRADES = tuple(_TRADES.split())
+_DISHES = """
+찌개 탕 국 국밥 볶음밥 덮밥 비빔밥 칼국수 냉면 라면 우동 만두 전 구이 볶음 찜 조림 튀김 무침 정식 백반 갈비 불고기
+삼겹살 까스 스파게티 피자 버거 샐러드 세트 라떼 주스 에이드 아이스크림 케이크 빵 떡 죽 전골 회 초밥 김밥 떡볶이 순대
+족발 치킨
+"""
+DISHES = tuple(_DISHES.split())
+_ROADS = """
+역 로 길 대로 교차로 사거리 삼거리 터널 대교 공원 시장 시청 구청 주민센터 방면 입구 병원 대학교 초등학교
+IC JC 휴게소 톨게이트
+"""
+ROADS = tuple(_ROADS.split())
+_TITLES = """
+{}의 {}|{} {}|{} 이야기|{} 입문|{}의 역사|{}학개론|{} 수업|나의 {}|{}의 이해|{} 사전|어린이 {}|처음 만나는 {}|{} 만들기
+{} 그리고 {}|{}, {}|세상의 모든 {}|{}에서 온 편지|{} 없는 날
+"""
+TITLES = tuple(_TITLES.strip().replace("\n", "|").split("|"))
 EMPHASIS = ("!", "!", "?", ".", ".", ",", "~", "!!", "...", ":")
 BRACKETS = (("(", ")"), ("(", ")"), ("[", "]"), ("<", ">"), ("'", "'"), ('"', '"'), ("‘", "’"), ("“", "”"))
 JOINS = ("/", "·", "·", "&", "-", "+", ",", "~", " & ", " / ", " · ", " - ", ", ")
@@ -91,6 +115,38 @@ def joined(word: WordMaker, rng: np.random.Generator) -> str:
     mark = _pick(JOINS, rng)
     third = mark + word(2, rng) if rng.random() < 0.2 else ""
     return first + mark + second + third
+
+
+def sign(word: WordMaker, rng: np.random.Generator) -> str:
+    """Return what a shop front, a station, a road sign, a menu or a book's cover says: 늘봄약국, 판교역 3번 출구."""
+    return _SIGNS[int(rng.integers(len(_SIGNS)))](word, rng)
+
+
+def _shop(word: WordMaker, rng: np.random.Generator) -> str:
+    name, trade = word(int(rng.integers(2, 5)), rng), _pick(TRADES, rng)
+    forms = (f"{name}{trade}", f"{name}{trade}", f"{name} {trade}", f"{trade} {name}점")
+    return _pick(forms, rng)
+
+
+def _road(word: WordMaker, rng: np.random.Generator) -> str:
+    name = word(int(rng.integers(2, 4)), rng) + _pick(ROADS, rng)
+    exit_number, distance = int(rng.integers(1, 15)), int(rng.integers(1, 40))
+    return _pick((name, name, f"{name} {exit_number}번 출구", f"{name} {distance}km", f"{name}{exit_number}길"), rng)
+
+
+def _menu(word: WordMaker, rng: np.random.Generator) -> str:
+    dish = word(int(rng.integers(1, 4)), rng) + _pick(DISHES, rng)
+    return _pick(
+        (dish, dish, f"{dish} {int(rng.integers(20, 300)) * 100:,}", f"{dish}(대)", f"{dish} {_price(rng)}"), rng
+    )
+
+
+def _title(word: WordMaker, rng: np.random.Generator) -> str:
+    form = _pick(TITLES, rng)
+    return form.format(*(word(int(rng.integers(2, 5)), rng) for _ in range(form.count("{}"))))
+
+
+_SIGNS = (_shop, _road, _menu, _title)
 
 
 def number(rng: np.random.Generator) -> str:

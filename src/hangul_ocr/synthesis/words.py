@@ -89,8 +89,9 @@ class Mix:
     """Of what a stream's labels are made: shares in 0..1, and the rest as the competition words its labels.
 
     ``syllables`` are random ones, so that each of KS X 1001's occurs; ``phrases`` hold particles, endings and marks;
-    ``joined`` two words with a mark between; ``numbers`` prices, dates, telephones; ``latin`` Latin words;
-    ``all_syllables`` are random ones of all 11,172; ``extra`` are words with one character of the source's ``extra``.
+    ``joined`` two words with a mark between; ``signs`` are names of shops, stations and roads, dishes and book titles;
+    ``numbers`` prices, dates, telephones; ``latin`` Latin words; ``all_syllables`` are random ones of all 11,172;
+    ``extra`` are words with one character of the source's ``extra``.
     """
 
     syllables: float = 0.0
@@ -100,10 +101,11 @@ class Mix:
     latin: float = 0.0
     all_syllables: float = 0.0
     extra: float = 0.0
+    signs: float = 0.0
 
 
 COMPETITION = Mix()
-TRAINING = Mix(syllables=0.16, phrases=0.3, joined=0.03, numbers=0.09, latin=0.1)
+TRAINING = Mix(syllables=0.16, phrases=0.26, joined=0.03, signs=0.08, numbers=0.09, latin=0.1)
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ class WordSource:
             (mix.syllables, lambda: self._label(_random_word, rng)),
             (mix.phrases, lambda: phrases.phrase(_phrase_length(rng), word, self.words.verbs, self.words.latin, rng)),
             (mix.joined, lambda: phrases.joined(word, rng)),
+            (mix.signs, lambda: phrases.sign(word, rng)),
             (mix.numbers, lambda: phrases.number(rng)),
             (mix.latin, lambda: phrases.latin(self.words.latin, rng)),
             (mix.all_syllables, lambda: self._label(_any_word, rng)),
