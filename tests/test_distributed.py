@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
 
 from hangul_ocr import steps
+from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.session import find_session
 from hangul_ocr.synthesis.competition import make_competition
+from hangul_ocr.training.loop import from_process_0
 from hangul_ocr.workspace import Workspace, make_accelerator, on_every_gpu
 
 
@@ -67,3 +70,33 @@ def test_a_notebook_takes_up_what_its_processes_left(root):
     written = metrics.stat().st_mtime_ns
     on_every_gpu(_pretrain, root)
     assert metrics.stat().st_mtime_ns == written
+
+
+def _look(folder: Path) -> str:
+    """Return what lies in the folder of this process."""
+    file = folder / str(torch.distributed.get_rank()) / "found.txt"
+    if not file.is_file():
+        raise HangulOcrError(f"{file}: not there")
+    return file.read_text(encoding="utf-8")
+
+
+def _look_together(folder: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        found = from_process_0(_look, folder)
+    except HangulOcrError as error:
+        found = f"error: {error}"
+    (folder / f"said{torch.distributed.get_rank()}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def test_processes_with_folders_of_their_own_go_by_what_process_0_finds(tmp_path):
+    """As on two machines that share no disk: only one of them has what a stage left."""
+    for rank in "01":
+        (tmp_path / rank).mkdir()
+    for found, expected in (("finished", "finished"), (None, f"error: {tmp_path / '0' / 'found.txt'}: not there")):
+        there, empty = ("0", "1") if found else ("1", "0")
+        (tmp_path / there / "found.txt").write_text("finished", encoding="utf-8")
+        (tmp_path / empty / "found.txt").unlink(missing_ok=True)
+        debug_launcher(_look_together, (tmp_path,), num_processes=2)
+        said = [json.loads((tmp_path / f"said{rank}.json").read_text(encoding="utf-8")) for rank in "01"]
+        assert said == [expected, expected]

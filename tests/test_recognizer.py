@@ -1,4 +1,6 @@
+import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,7 @@ from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.models.backbone import Backbone
 from hangul_ocr.models.classifier import CompositionalClassifier, make_classifier
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.settings import LossWeights, ModelSettings
+from hangul_ocr.settings import LossWeights, ModelSettings, load_settings
 
 BACKBONES = [
     "resnet10t",
@@ -74,6 +76,19 @@ def test_without_the_stem_s_pooling_the_map_has_the_same_size_and_finer_layers()
 def test_unfit_backbones_are_named(name, part):
     with pytest.raises(HangulOcrError, match=part):
         Backbone(name)
+
+
+@pytest.mark.parametrize(("name", "near"), [("resnet10x", "resnet10t"), ("clova_resnt", "clova_resnet"), ("?", "timm")])
+def test_a_backbone_that_nobody_knows_is_named_when_settings_are_read(tmp_path, name, near):
+    path = tmp_path / "mine.json"
+    for backbone in ("resnet18.a1_in1k", name):
+        path.write_text(json.dumps({"model": {"backbone": backbone}}), encoding="utf-8")
+        if backbone != name:
+            assert load_settings(path).model.backbone == backbone
+    with pytest.raises(
+        HangulOcrError, match=rf"mine\.json: .*{re.escape(name)}.* is not a timm model .*near it: .*{near}"
+    ):
+        load_settings(path)
 
 
 def test_a_syllable_never_trained_is_scored_by_its_jamo():

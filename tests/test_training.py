@@ -28,8 +28,9 @@ from hangul_ocr.models.checkpoint import (
     save_tensors,
 )
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.settings import ModelSettings, TrainingSettings
+from hangul_ocr.settings import LossWeights, ModelSettings, TrainingSettings, preset
 from hangul_ocr.training import loop
+from hangul_ocr.training.kfold import load_run, open_run, pretrain
 from hangul_ocr.training.loop import LAST, Stage, one_cycle, read_groups, stage_accelerator
 from hangul_ocr.workspace import end_processes, make_accelerator
 
@@ -486,6 +487,162 @@ def test_weights_move_to_another_alphabet_by_character(tmp_path):
     assert torch.equal(rows[0][[0, 1, 3, 4]], rows[1][[0, 2, 3, 1]])
     with pytest.raises(HangulOcrError, match="alphabet differs"):
         require_alphabet(path, Alphabet("나다b가"))
+
+
+SHALLOW = replace(MODEL, backbone_args={"channels": (8, 8, 16, 16), "layers": [1, 2, 1, 1]})
+DEEPER = replace(MODEL, backbone_args={"channels": (8, 8, 16, 16), "layers": [3, 2, 2, 1]})
+BOTTLENECKS = [
+    replace(MODEL, backbone="resnet14t", backbone_args={"channels": (8, 8, 16, 16), "layers": layers})
+    for layers in ([1, 1, 1, 1], [2, 1, 1, 3])
+]
+
+
+def trained_weights(settings, path):
+    """Save a network that has taken a few steps, so that no norm is as it was made; return it and crops to read."""
+    torch.manual_seed(0)
+    model = Recognizer(settings, ALPHABET)
+    images = torch.randint(0, 255, (4, 32, 64, 1), dtype=torch.uint8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for _ in range(3):
+        take_step(model, images, optimizer)
+    save_model(path, model)
+    return model.eval(), images
+
+
+def take_step(model, images, optimizer):
+    optimizer.zero_grad()
+    frames = torch.full((len(images), 8), -1)
+    model(images, [[1], [2, 3], [4], [5]], frames, LossWeights(guidance=0.5)).mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(("less", "more"), [(SHALLOW, DEEPER), BOTTLENECKS])
+def test_a_deeper_resnet_reads_at_first_what_the_shallower_one_did_and_then_learns(tmp_path, less, more):
+    shallow, images = trained_weights(less, tmp_path / "w.safetensors")
+    deep = Recognizer(more, ALPHABET)
+    counts = initialise_from(deep, tmp_path / "w.safetensors")
+    names = {name for name, _ in deep.named_parameters()} - {name for name, _ in shallow.named_parameters()}
+    assert counts["fresh_tensors"] == len(set(deep.state_dict()) - set(shallow.state_dict())) > len(names) > 0
+    deep.eval()
+    with torch.no_grad():
+        assert torch.allclose(deep.features(images), shallow.features(images), atol=1e-5)
+    before = {name: tensor.detach().clone() for name, tensor in deep.named_parameters()}
+    optimizer = torch.optim.SGD(deep.train().parameters(), lr=0.05)
+    last = {name for name in names if name.endswith("bn3.weight" if less is BOTTLENECKS[0] else "bn2.weight")}
+    take_step(deep, images, optimizer)
+    assert all(not torch.equal(before[name], deep.get_parameter(name)) for name in last)
+    take_step(deep, images, optimizer)  # through the last norm's scale the gradients reach the rest of a block
+    assert all(deep.get_parameter(name).grad.any() for name in names)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(DEEPER, neck="none"),
+        replace(DEEPER, backbone="resnet14t"),
+        replace(MODEL, backbone="lcnet_050", backbone_args={}),
+        replace(DEEPER, backbone_args=DEEPER.backbone_args | {"act_layer": "silu"}),  # a second one is no identity
+        replace(DEEPER, backbone_args={"channels": (8, 8, 16, 32), "layers": [2, 2, 2, 2]}),
+    ],
+)
+def test_a_network_that_differs_in_more_than_its_depth_is_refused(tmp_path, other):
+    trained_weights(SHALLOW, tmp_path / "w.safetensors")
+    with pytest.raises(
+        HangulOcrError, match=r"w\.safetensors: (holds another network .*use its settings|backbone.* want)"
+    ):
+        initialise_from(Recognizer(other, ALPHABET), tmp_path / "w.safetensors")
+    trained_weights(DEEPER, tmp_path / "deep.safetensors")
+    with pytest.raises(HangulOcrError, match="holds another network"):
+        initialise_from(Recognizer(SHALLOW, ALPHABET), tmp_path / "deep.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "part"),
+    [
+        ("ctc", "hybrid", ("decoder.", "decoder.ctc.")),
+        ("hybrid", "ctc", ("decoder.ctc.", "decoder.")),
+        ("attention", "hybrid", ("decoder.", "decoder.attention.")),
+        ("hybrid", "attention", ("decoder.attention.", "decoder.")),
+        ("ctc", "attention", None),
+    ],
+)
+def test_of_another_decoder_what_both_have_is_taken_and_the_rest_counted(tmp_path, theirs, ours, part):
+    old, images = trained_weights(replace(MODEL, decoder=theirs), tmp_path / "w.safetensors")
+    new = Recognizer(replace(MODEL, decoder=ours), ALPHABET).eval()
+    counts = initialise_from(new, tmp_path / "w.safetensors")
+    assert torch.equal(new.features(images), old.features(images))
+    taken = {name for name in new.state_dict() if not name.startswith("decoder.")}
+    if part:
+        taken |= {part[1] + name[len(part[0]) :] for name in old.state_dict() if name.startswith(part[0])}
+        for name in taken:
+            assert torch.equal(new.state_dict()[name], old.state_dict()[name.replace(part[1], part[0], 1)]), name
+    assert counts["tensors"] == len(taken)
+    assert counts["fresh_tensors"] == len(new.state_dict()) - len(taken)
+    assert counts["characters"] == (len(ALPHABET.characters) if part else 0)
+    assert len(new.read(images)) == 4
+    other = Recognizer(replace(new.settings, backbone="lcnet_050", backbone_args={}), ALPHABET)
+    with pytest.raises(HangulOcrError, match="holds another network"):
+        initialise_from(other, tmp_path / "w.safetensors")
+
+
+def test_a_stage_says_at_its_start_alone_what_begins_fresh(tmp_path, capsys):
+    trained_weights(MODEL, tmp_path / "w.safetensors")
+    settings = replace(preset("smoke"), model=replace(MODEL, decoder="hybrid"))
+    run = open_run(tmp_path / "run", settings, ALPHABET)
+    fresh = sum(name.startswith("decoder.attention.") for name in Recognizer(settings.model, ALPHABET).state_dict())
+    for said in (f"tensors taken, {fresh} of other parts start fresh", ""):
+        pretrain(run, Digits(), Digits(), init_from=tmp_path / "w.safetensors")
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert bool(said) == ("fresh" in printed)
+
+
+def without_names(folder):
+    """Make of the last state one of a version that did not keep the parameters' names."""
+    tensors, header = load_tensors(folder / LAST)
+    del header["parameters"]
+    save_tensors(folder / LAST, tensors, header)
+
+
+UNUSED = replace(MODEL, backbone="lcnet_050", backbone_args={})  # timm keeps a head in it, which gets no gradient
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_optimiser_of_other_parameters_is_refused(tmp_path, monkeypatch, named):
+    """A version that did not freeze unused parameters numbered them with the others."""
+    with monkeypatch.context() as older:
+        older.setattr("hangul_ocr.models.backbone._freeze_unused", lambda *_: None)
+        assert not stage(tmp_path, deadline=time.monotonic(), network=UNUSED).run().finished
+    if not named:
+        without_names(tmp_path)
+    with pytest.raises(
+        HangulOcrError, match=r"its optimiser trained other parameters.*delete .* to start the stage anew"
+    ):
+        stage(tmp_path, network=UNUSED).run()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_state_without_names_goes_on_where_it_holds_something_for_each_parameter(tmp_path, optimizer):
+    settings = replace(STAGE, steps=16, optimizer=optimizer)
+    stage(tmp_path / "whole", settings, network=UNUSED).run()
+    assert not stage(tmp_path / "parts", settings, deadline=time.monotonic(), network=UNUSED).run().finished
+    without_names(tmp_path / "parts")
+    assert stage(tmp_path / "parts", settings, network=UNUSED).run().finished
+    whole, parts = weights(tmp_path / "whole")[0], weights(tmp_path / "parts")[0]
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_run_may_write_all_syllables(tmp_path):
+    settings = replace(preset("smoke"), alphabet="all")
+    run = open_run(tmp_path / "run", settings, Alphabet.for_texts(["①"]))
+    assert run.alphabet.characters.startswith(Alphabet.for_texts(["①"]).characters)
+    assert not run.alphabet.missing("뷁펲믜①A")
+    assert len(run.alphabet.characters) == len(Alphabet.for_texts(["①"]).characters) + 11172 - 2350
+    assert load_run(run.folder).alphabet == run.alphabet
+    assert open_run(run.folder, settings, Alphabet.for_texts(["①"])).alphabet == run.alphabet
+    assert open_run(run.folder, settings, run.alphabet).alphabet == run.alphabet
+    with pytest.raises(HangulOcrError, match="alphabet: ksx1001 here, all there"):
+        open_run(run.folder, preset("smoke"), Alphabet.for_texts(["①"]))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04cos\nsystem\n.", b"\xff" * 64])

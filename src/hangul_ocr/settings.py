@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import types
@@ -181,7 +182,9 @@ class Settings:
     """A whole run: the network, the shared pretraining stage, the fine-tuning of each fold, the folds, the reading.
 
     With ``start`` = ``shipped`` the folds begin from the weights that come with the package, whose network ``model``
-    must be, and there is no pretraining; with ``scratch`` they begin from the run's own.
+    must be (with another decoder, what that has not in common starts fresh), and there is no pretraining; with
+    ``scratch`` they begin from the run's own. The ``alphabet`` has what the training labels hold and the syllables of
+    ``ksx1001`` (2,350), or ``all`` 11,172: a far larger output layer.
 
     ``extra_lmdbs`` are further stores of real crops to learn from: in pretraining ``real_share`` of all crops, beside
     the synthetic ones; in the fine-tuning of a fold ``extra_share`` of the real crops. They are never validated on.
@@ -196,6 +199,7 @@ class Settings:
     candidates: int = 5
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     start: str = "scratch"
+    alphabet: str = "ksx1001"
     seed: int = 0
     extra_lmdbs: list[str] = field(default_factory=list)
     real_share: float = 0.5
@@ -204,6 +208,7 @@ class Settings:
     def __post_init__(self) -> None:
         _check_types(self)
         _one_of("start", self.start, ("scratch", "shipped"))
+        _one_of("alphabet", self.alphabet, ("ksx1001", "all"))
         _at_least(self, 2, "folds")
         _at_least(self, 1, "trained_folds", "candidates")
         if self.trained_folds > self.folds:
@@ -256,9 +261,14 @@ def _known_names(kind: type, values: dict[str, Any]) -> None:
 
 
 def load_settings(path: Path) -> Settings:
-    """Read a ``settings.json``. Raises ``HangulOcrError`` naming the file if it is missing or no such file."""
+    """Read a ``settings.json``. Raises ``HangulOcrError`` naming the file if it is missing or no such file.
+
+    So does a backbone that nobody knows: else it would be found out when all data are prepared.
+    """
     try:
-        return Settings.from_dict(json.loads(path.read_text(encoding="utf-8-sig")))
+        settings = Settings.from_dict(json.loads(path.read_text(encoding="utf-8-sig")))
+        require_backbone(settings.model.backbone)
+        return settings
     except OSError as error:
         problem = (
             "no such settings file" if isinstance(error, FileNotFoundError) else f"not readable ({error.strerror})"
@@ -268,6 +278,16 @@ def load_settings(path: Path) -> Settings:
         raise HangulOcrError(f"{path}: not valid JSON ({error}); write it anew") from None
     except HangulOcrError as error:
         raise HangulOcrError(f"{path}: {error}") from None
+
+
+def require_backbone(name: str) -> None:
+    """Raise ``HangulOcrError``, with the names near it, if ``name`` is neither a timm model nor one of Clova's."""
+    import timm  # seconds, with PyTorch; whoever loads settings has imported it already
+
+    if name in CLOVA_STEPS or timm.is_model(name):
+        return
+    near = difflib.get_close_matches(name, [*CLOVA_STEPS, *timm.list_models()], n=4) or ["see timm.list_models()"]
+    raise HangulOcrError(f"backbone {name!r} is not a timm model nor one of Clova's; near it: {', '.join(near)}")
 
 
 def preset(name: str, **changes: Any) -> Settings:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.settings import require_backbone
 
 PROBE = 128
 _STRIDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -90,9 +91,7 @@ class Backbone(nn.Module):
 
 
 def _create(name: str, channels: int, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
-        raise HangulOcrError(f"backbone {name!r} is not a timm model; near it: {near}")
+    require_backbone(name)
     try:
         return timm.create_model(
             name, pretrained=pretrained, in_chans=channels, num_classes=0, global_pool="", **arguments
@@ -133,7 +132,11 @@ def _limited(module: nn.Module, reached: int, along: int, across: int) -> _Strid
 
 
 def _keep_size(module: nn.Module, stride: int, entry: _Strided) -> None:
-    """Pad where a smaller stride would change the output size: a 2 x 2 patch at stride 1 loses a column."""
+    """Pad where a smaller stride would change the output size: a 2 x 2 patch at stride 1 loses a column.
+
+    With zeros, which a shortcut's average takes in, too: its last row and column are fainter. The weights that ship
+    have learnt with it.
+    """
     kernel, padding = _pair(module.kernel_size)[0], module.padding
     if isinstance(padding, str) or type(module) not in _STRIDED:
         return

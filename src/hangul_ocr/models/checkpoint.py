@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from hangul_ocr.hangul import Alphabet, HangulOcrError
@@ -27,6 +28,13 @@ HEADER = "hangul_ocr"
 FORMAT = 1
 # The tensors with a row for each class. Their names tell: another tensor may have as many rows by chance.
 _BY_CLASS = re.compile(r"decoder\.(\w+\.)?(classifier\.(weight|bias|residual)|(embedding|symbols)\.weight)")
+#: What each decoder is made of, and where its tensors lie.
+_PARTS = {
+    "ctc": {"ctc": "decoder."},
+    "attention": {"attention": "decoder."},
+    "hybrid": {"ctc": "decoder.ctc.", "attention": "decoder.attention."},
+    "lstm_attention": {"lstm_attention": "decoder."},
+}
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -115,14 +123,18 @@ def _load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def initialise_from(model: Recognizer, path: Path) -> dict[str, int]:
     """Copy the weights of ``path`` into ``model``; class rows are matched by character, new characters start fresh.
 
-    A new syllable of a compositional classifier starts as its jamo let expect. Returns how many tensors were taken and
-    how many characters were carried over. Raises ``HangulOcrError`` if the networks differ in anything but the
-    alphabet.
+    A new syllable of a compositional classifier starts as its jamo let expect. Blocks that a deeper ResNet has more
+    start as if they were not there, so it reads just what the shallower one did. Of another decoder what both have is
+    taken, CTC or the attention; the rest starts fresh. Returns how many tensors were taken and how many were not, and
+    how many characters were carried over. Raises ``HangulOcrError`` if the networks differ in anything else.
     """
     tensors, header = _load_weights(path)
     theirs, ours = Alphabet(header["alphabet"]), model.alphabet
     shared = [(ours.encode(c)[0], theirs.encode(c)[0]) for c in ours.characters if not theirs.missing(c)]
-    state = model.state_dict()
+    tensors, begun = _for_decoder(model.settings.decoder, str(header["model"].get("decoder")), tensors)
+    begun += _added_blocks(model, tensors)
+    whole = model.state_dict()
+    state = {name: tensor for name, tensor in whole.items() if not name.startswith(begun)}
     if set(state) != set(tensors):
         raise HangulOcrError(f"{path}: holds another network ({_difference(state, tensors)}); use its settings")
     for name, tensor in state.items():
@@ -131,7 +143,45 @@ def initialise_from(model: Recognizer, path: Path) -> dict[str, int]:
     for module in model.modules():
         if isinstance(module, CompositionalClassifier):
             module.expect(fresh)
-    return {"tensors": len(state), "characters": len(shared), "new_characters": len(ours.characters) - len(shared)}
+    carried = len(shared) if any(map(_BY_CLASS.fullmatch, state)) else 0
+    counts = {"tensors": len(state), "fresh_tensors": len(whole) - len(state)}
+    return counts | {"characters": carried, "new_characters": len(ours.characters) - carried}
+
+
+def _for_decoder(ours: str, theirs: str, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the tensors of a network with the decoder ``theirs`` under the names that they have with ``ours``, and the
+    prefixes of what ``theirs`` has no part of."""
+    wanted, there = _PARTS[ours], _PARTS.get(theirs, {})
+    renamed = {}
+    for name, tensor in tensors.items():
+        part = next((part for part, prefix in there.items() if name.startswith(prefix)), None)
+        if part is None:
+            renamed[name] = tensor
+        elif part in wanted:
+            renamed[wanted[part] + name.removeprefix(there[part])] = tensor
+    return renamed, tuple(prefix for part, prefix in wanted.items() if part not in there)
+
+
+def _added_blocks(model: Recognizer, tensors: dict[str, Tensor]) -> tuple[str, ...]:
+    """Return the prefixes of the residual blocks that ``tensors`` lack, each made to pass on what it gets.
+
+    With its last norm at nought such a block adds nothing to its input, which a ReLU before it has passed already: of
+    another activation a second pass would change it.
+    """
+    added = []
+    for name, block in model.named_modules():
+        if _may_be_identity(block) and not any(key.startswith(f"{name}.") for key in tensors):
+            last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+            added.append(f"{name}.")
+    return tuple(added)
+
+
+def _may_be_identity(block: nn.Module) -> bool:
+    if not isinstance(block, BasicBlock | Bottleneck) or block.downsample is not None:
+        return False
+    return isinstance(block.act3 if isinstance(block, Bottleneck) else block.act2, nn.ReLU)
 
 
 def _fitted(

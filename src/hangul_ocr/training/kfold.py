@@ -18,7 +18,7 @@ from hangul_ocr.data.batches import TrainingBlocks, fixed_groups
 from hangul_ocr.data.crops import CropSource, LmdbCrops, rarity_weights
 from hangul_ocr.data.extra import CropsBeside
 from hangul_ocr.data.lmdb_store import LmdbReader
-from hangul_ocr.hangul import Alphabet, HangulOcrError
+from hangul_ocr.hangul import FIRST_SYLLABLE, N_SYLLABLES, Alphabet, HangulOcrError
 from hangul_ocr.models.checkpoint import initialise_from, load_model, read_header, require_alphabet
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import Settings, TrainingSettings, load_settings
@@ -28,6 +28,7 @@ from hangul_ocr.workspace import (
     atomic_write_json,
     atomic_write_text,
     environment_record,
+    is_main_process,
     make_accelerator,
     seed_everything,
 )
@@ -66,9 +67,10 @@ class Run:
 def open_run(folder: Path, settings: Settings, alphabet: Alphabet, facts: dict | None = None) -> Run:
     """Create a run folder, or go on in one of the same alphabet and settings (but for ``decoding``).
 
-    ``facts`` (the data's hash ...) join ``environment.json``. Raises ``HangulOcrError`` if the folder belongs to
-    other settings.
+    ``alphabet`` is the data's, to which the settings may add all other syllables. ``facts`` (the data's hash ...) join
+    ``environment.json``. Raises ``HangulOcrError`` if the folder belongs to other settings.
     """
+    alphabet = _with_all_syllables(alphabet) if settings.alphabet == "all" else alphabet
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / SETTINGS).is_file():
         _require_same(folder, settings, alphabet)
@@ -79,6 +81,12 @@ def open_run(folder: Path, settings: Settings, alphabet: Alphabet, facts: dict |
     if not (folder / SETTINGS).is_file() or load_run(folder).settings != settings:
         atomic_write_text(folder / SETTINGS, settings.to_json())
     return Run(folder, settings, alphabet)
+
+
+def _with_all_syllables(alphabet: Alphabet) -> Alphabet:
+    """Return ``alphabet`` with those of the 11,172 syllables that it lacks at its end: the other classes stay."""
+    syllables = map(chr, range(FIRST_SYLLABLE, FIRST_SYLLABLE + N_SYLLABLES))
+    return Alphabet(alphabet.characters + "".join(c for c in syllables if alphabet.missing(c)))
 
 
 def load_run(folder: Path) -> Run:
@@ -138,7 +146,7 @@ def pretrain(
     model = _fresh_model(run, "pretraining", init_from)
     seen = 0
     if init_from is not None:
-        initialise_from(model, init_from)
+        _begin_from(model, init_from, run.folder / "pretraining")
         seen = int(read_header(init_from).get("facts", {}).get("crops", 0))
     mixed = replace(stage, synthetic_share=1.0 if extra is None else 1 - settings.real_share)
     blocks = _blocks(run, mixed, seed=settings.seed, synthetic=synthetic, real=extra)
@@ -162,7 +170,7 @@ def train_fold(
     settings = run.settings
     model = _fresh_model(run, f"fold{fold}", init_from)
     if init_from is not None:
-        initialise_from(model, init_from)
+        _begin_from(model, init_from, run.fold_folder(fold))
     own, others = fold_rows(reader, folds, fold)
     real = LmdbCrops(reader, others, settings.fine_tuning.augment, alphabet=run.alphabet)
     stage, seed = settings.fine_tuning, settings.seed * 1000 + fold + 1
@@ -194,6 +202,13 @@ def _fresh_model(run: Run, folder: str, init_from: Path | None = None) -> Recogn
     model = Recognizer(settings, run.alphabet)
     model.settings = run.settings.model
     return model
+
+
+def _begin_from(model: Recognizer, weights: Path, folder: Path) -> None:
+    """Copy ``weights`` into ``model``; as the stage in ``folder`` begins, say if a part of it is not among them."""
+    counts = initialise_from(model, weights)
+    if counts["fresh_tensors"] and is_main_process() and not (folder / LAST).is_file():
+        print(f"{weights}: {counts['tensors']:,} tensors taken, {counts['fresh_tensors']:,} of other parts start fresh")
 
 
 def _blocks(run: Run, stage: TrainingSettings, seed: int, **sources: Any) -> TrainingBlocks:

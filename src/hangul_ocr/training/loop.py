@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,7 +29,13 @@ from hangul_ocr.models.checkpoint import load_tensors, read_header, require_alph
 from hangul_ocr.models.hybrid import HybridDecoder
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import PLAIN_LOSS, TrainingSettings
-from hangul_ocr.training.optimizer import load_optimizer, make_optimizer, optimizer_tensors
+from hangul_ocr.training.optimizer import (
+    load_optimizer,
+    make_optimizer,
+    optimizer_tensors,
+    parameter_names,
+    same_parameters,
+)
 from hangul_ocr.workspace import ACCELERATE_PRECISION, make_accelerator, pick_number_type, return_free_memory
 
 # Steps. Batches of many shapes leave holes in the heap: 2 GB after two minutes, 5 after twelve, 1 of them in use.
@@ -72,12 +80,27 @@ def stage_accelerator(number_type: str, folder: Path) -> Accelerator:
 
     On a CPU a stage that goes on keeps the number type that it began with: what is measured anew may differ.
     """
-    accelerator = make_accelerator("float32")  # which makes the processes known to each other
-    chosen = [None]
-    if accelerator.is_main_process:
-        chosen = [_number_type(number_type, folder / LAST, accelerator.device.type)]
-    broadcast_object_list(chosen)
-    return make_accelerator(chosen[0])
+    device = make_accelerator("float32").device.type
+    return make_accelerator(from_process_0(_number_type, number_type, folder / LAST, device))
+
+
+def from_process_0(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return in all processes what ``function(*arguments)`` gives in process 0, or raise its ``HangulOcrError``.
+
+    Machines may see other folders: where one goes on and another has finished, they would wait for each other.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return function(*arguments)
+    found = [None]
+    if make_accelerator("float32").is_main_process:  # which makes the processes known to each other, too
+        try:
+            found = [function(*arguments)]
+        except HangulOcrError as error:
+            found = [error]
+    broadcast_object_list(found)
+    if isinstance(found[0], HangulOcrError):
+        raise found[0]
+    return found[0]
 
 
 def _number_type(wanted: str, state: Path, device: str) -> str:
@@ -305,6 +328,7 @@ class Stage:
         tensors["random_state"] = torch.get_rng_state()
         header = {"progress": vars(self.progress), "mean_loss": getattr(self, "_mean_loss", None)}
         header["alphabet"] = self.recognizer.alphabet.characters
+        header["parameters"] = parameter_names(self.recognizer, self.optimizer)
         if self.accelerator.device.type == "cpu":
             names = {precision: name for name, precision in ACCELERATE_PRECISION.items()}
             header["number_type"] = names[self.accelerator.mixed_precision]
@@ -333,7 +357,13 @@ class Stage:
             self.ema.module.load_state_dict(_below("ema.", tensors))
         except RuntimeError:
             raise HangulOcrError(f"{path}: belongs to other settings or another alphabet; use another --run") from None
-        load_optimizer(self.optimizer, _below("optimizer.", tensors))
+        kept = _below("optimizer.", tensors)
+        if not same_parameters(parameter_names(self.recognizer, self.optimizer), header.get("parameters"), kept):
+            raise HangulOcrError(
+                f"{path}: its optimiser trained other parameters, those of another version or network; "
+                f"delete {self.folder} to start the stage anew, or use another --run"
+            )
+        load_optimizer(self.optimizer, kept)
         torch.set_rng_state(tensors["random_state"])
         self.progress = Progress(**header["progress"])
         if header["mean_loss"] is not None:

@@ -59,6 +59,22 @@ def optimizer_tensors(optimizer: Any) -> dict[str, torch.Tensor]:
     return {f"{i}.{name}": torch.as_tensor(value) for i, s in state.items() for name, value in s.items()}
 
 
+def parameter_names(model: Recognizer, optimizer: Any) -> list[str]:
+    """Return the names of the parameters that ``optimizer`` trains, by their numbers."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def same_parameters(names: list[str], kept: list[str] | None, tensors: dict[str, torch.Tensor]) -> bool:
+    """Tell whether ``tensors``, kept for the parameters ``kept``, are those of the parameters ``names``.
+
+    Older versions kept no names, and trained parameters that never got a gradient: their numbers have gaps.
+    """
+    if kept is not None:
+        return kept == names
+    return {int(key.split(".", 1)[0]) for key in tensors} in (set(), set(range(len(names))))
+
+
 def load_optimizer(optimizer: Any, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what :func:`optimizer_tensors` returned."""
     plain = optimizer.state_dict()
