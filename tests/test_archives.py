@@ -39,6 +39,17 @@ def test_a_name_in_cp949_that_looks_like_latin_letters() -> None:
         decode_loose(b"\xff\xff")
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_lines_of_a_file_that_begins_with_the_mark_of_utf16(tmp_path: Path, encoding: str) -> None:
+    text = f"\ufeffa\t한글\r\n\n{'긴' * 30}\nc\t끝\u0a0d\u000a".encode(encoding)
+    (file,) = scan([write(tmp_path / "gt.txt", text)]).files
+    assert list(decoded_lines(file, longest=20)) == [(1, "a\t한글"), (3, None), (4, "c\t끝\u0a0d")]
+    (cut,) = scan([write(tmp_path / "cut.txt", "\ufeffa\t한글".encode(encoding)[:-1])]).files
+    assert list(decoded_lines(cut)) == [(1, "a\t한\ufffd")]
+    (zipped,) = scan([write_zip(tmp_path / "a.zip", {"gt.txt": text})]).files
+    assert list(decoded_lines(zipped, longest=20)) == list(decoded_lines(file, longest=20))
+
+
 def test_a_zip_given_itself_and_names_that_differ_in_unicode_form(tmp_path: Path) -> None:
     write(tmp_path / "a" / nfd("한글.jpg"), b"x")
     assert names(tmp_path / "a") == ["a/한글.jpg"]

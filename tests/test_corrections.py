@@ -56,6 +56,26 @@ def test_bad_rows_are_named(tmp_path, rows, what):
         read_corrections(table(tmp_path / "c.csv", *rows))
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_of_corrections_with_other_separators(tmp_path, separator):
+    rows = [["img_path", "action", "text"], ["a.png", "drop", ""], ["b.png", "relabel", '"가,;나"'], ["", "", ""]]
+    path = tmp_path / "c.csv"
+    path.write_text("\r\n".join(separator.join(row) for row in rows), "utf-8-sig")
+    found = read_corrections(path)
+    assert (found.of("a.png").text, found.of("b.png").text) == (None, "가,;나")
+    path.write_text(f"img_path{separator}action{separator}text\na{separator}drop\n", "utf-8")
+    name = {";": "semicolon", "\t": "tab"}[separator]
+    with pytest.raises(HangulOcrError, match=f"line 2 has 2 fields, the header 3; quote values that hold a {name}"):
+        read_corrections(path)
+
+
+def test_only_corrections_may_have_other_separators(tmp_path):
+    """A submission with semicolons must not pass for one that the competition takes."""
+    path = tmp_path / "c.csv"
+    path.write_text("img_path;text\na.png;가\n", "utf-8")
+    assert list(read_table(path)) == ["img_path;text"]
+
+
 def test_a_crop_is_corrected_by_one_of_several_tables(tmp_path):
     first = table(tmp_path / "a.csv", ("a.png", "drop", ""))
     second = table(tmp_path / "b.csv", ("a.png", "drop", ""), ("b.png", "relabel", "\u1100\u1161"))

@@ -226,6 +226,98 @@ def test_a_folder_without_a_list(tmp_path: Path) -> None:
         list(import_samples("list", [tmp_path / "gone"]))
 
 
+@pytest.mark.parametrize(
+    ("header", "separator", "encoding"),
+    [
+        ("img_path,text", ",", "utf-8-sig"),
+        ("filename;label", ";", "cp949"),
+        ("No.,File Name,words", ",", "utf-8"),
+        ("Image\tText", "\t", "utf-16"),
+        (nfd("파일명,라벨"), ",", "utf-8"),
+    ],
+)
+def test_a_table_with_a_header_as_excel_saves_it(tmp_path: Path, header: str, separator: str, encoding: str) -> None:
+    folder = crops(tmp_path / "set", "a.png", "b.png", "c.png", "d.png")
+    before = f"1{separator}" if header.startswith("No") else ""
+    rows = [f"a.png{separator}가나", f'b.png{separator}"다,; ""라"""', "c.png", f'd.png{separator}"열림']
+    empty = separator * header.count(separator)
+    lines = [header, *(before + row for row in rows), empty]
+    write(folder / "labels.csv", "\r\n".join(lines).encode(encoding))
+    samples, left_out = taken("list", folder)
+    assert {key: s.text for key, s in samples.items()} == {"set/a.png": "가나", "set/b.png": '다,; "라"'}
+    told = {(record.key, record.reason) for record in left_out}
+    assert told >= {("set/labels.csv:4", "damaged line"), ("set/labels.csv:5", "damaged line")}
+    assert reasons(left_out).keys() <= {"damaged line", "image not in any list"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["img_path,text,label", "path,filename,text", "img_path", "imagen,texto", "img_path,text,confidence", "a.png,가"],
+)
+def test_a_table_whose_columns_are_not_plain_is_told_what_form_is_wanted(tmp_path: Path, header: str) -> None:
+    folder = crops(tmp_path / "set", "a.png")
+    write(folder / "labels.csv", f"{header}\na.png,가,나\n")
+    wanted = "a CSV whose first line names the columns, img_path,text for one"
+    with pytest.raises(HangulOcrError, match=f"{wanted}.*but set/labels.csv begins with '{header}'"):
+        list(import_samples("list", [folder]))
+
+
+def test_our_own_tables_are_not_taken_for_lists(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "a.png")
+    write(folder / "corrections.csv", "img_path,action,text\na.png,relabel,다\n")
+    write(folder / "gt.txt", "a.png\t가\n")
+    write(folder / "out.csv", "img_path,text,confidence\na.png,나,0.9\n")
+    samples, left_out = taken("list", folder)
+    assert [sample.text for sample in samples.values()] == ["가"]
+    assert {(record.key, record.reason) for record in left_out} == {
+        (f"set/{name}.csv", "not such a list") for name in ("corrections", "out")
+    }
+
+
+def test_a_table_with_a_header_in_a_zip_is_told(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "a.png")
+    write(folder / "gt.txt", "a.png\t가\n")
+    write_zip(folder / "more.zip", {"train.csv": "img_path,text\nb.png,나\n".encode()})
+    _, left_out = taken("list", folder)
+    assert {(record.key, record.reason) for record in left_out} == {("set/more/train.csv", "list in a zip")}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_list_in_utf16(tmp_path: Path, encoding: str) -> None:
+    folder = crops(tmp_path / "set", "한글.png", "2.png")
+    write(folder / "gt.txt", "\ufeff한글.png\t카\r\n\r\n2.png\t가나다\r\nno tab\r\n".encode(encoding))
+    samples, left_out = taken("list", folder)
+    assert {key: s.text for key, s in samples.items()} == {"set/한글.png": "카", "set/2.png": "가나다"}
+    assert [(record.key, record.reason) for record in left_out] == [("set/gt.txt:4", "damaged line")]
+
+
+@pytest.mark.parametrize("start", ["C:\\data\\", "/home/me/", "\\\\server\\share\\", "c:/x/../"])
+def test_absolute_paths_are_told_with_what_to_cut_off(tmp_path: Path, start: str) -> None:
+    folder = crops(tmp_path / "set", "img/a.png")
+    write(folder / "gt.txt", f"{start}img/a.png\t가\n{start}img/gone.png\t나\n")
+    samples, left_out = taken("list", folder)
+    assert samples == {}
+    first, second = left_out
+    assert (first.reason, second.reason) == ("unsafe path", "unsafe path")
+    remedy = "it is absolute, as on another machine; paths must begin at the list's folder or one above"
+    assert first.detail == f"{remedy}; img/a.png is there: cut off what stands before it"
+    assert second.detail == remedy
+
+
+@pytest.mark.parametrize("source", ["list", "paddleocr"])
+def test_images_that_share_a_label_in_paddles_form(tmp_path: Path, source: str) -> None:
+    folder = crops(tmp_path / "data", "img/a.png", "img/b.png", "img/c.png", "[1].png")
+    lines = ['["img/a.png", "img/b.png", "img/gone.png"]\t가', '["img/c.png"]\t나', "[1].png\t다", "[]\t라"]
+    write(folder / "labels" / "gt.txt", "\n".join(lines))
+    samples, left_out = taken(source, folder)
+    expected = {"data/img/a.png": "가", "data/img/b.png": "가", "data/img/c.png": "나", "data/[1].png": "다"}
+    assert {key: sample.text for key, sample in samples.items()} == expected
+    assert [(record.key, record.reason) for record in left_out] == [
+        ("data/img/gone.png", "missing image"),
+        ("data/[]", "missing image"),
+    ]
+
+
 # --- ICDAR MLT ------------------------------------------------------------------------------------------------------
 
 
@@ -278,4 +370,25 @@ def test_trdg_labels_in_a_file(tmp_path: Path) -> None:
 def test_trdg_without_labels(tmp_path: Path) -> None:
     crops(tmp_path, "a.png", "b.png")
     with pytest.raises(HangulOcrError, match=r"looked for TextRecognitionDataGenerator.*found 2 \.png"):
+        list(import_samples("trdg", [tmp_path]))
+
+
+@pytest.mark.parametrize("named", ["word_{:03d}.png", "train_{:05d}.png"])
+def test_trdg_does_not_take_padded_numbers_for_its_own(tmp_path: Path, named: str) -> None:
+    crops(tmp_path, *(named.format(number) for number in range(1, 4)))
+    with pytest.raises(HangulOcrError, match=r"label_0\.jpg \(its numbers have no leading zeros\).*found 3 \.png"):
+        list(import_samples("trdg", [tmp_path]))
+
+
+def test_trdg_refuses_a_series_that_it_would_label_alike(tmp_path: Path) -> None:
+    crops(tmp_path, *(f"word_{number}.png" for number in range(5)))
+    with pytest.raises(HangulOcrError, match="but by their names all 5 would be labelled 'word'; check"):
+        list(import_samples("trdg", [tmp_path]))
+    crops(tmp_path, "가나_5.png")
+    assert len(texts("trdg", tmp_path)) == 6
+
+
+def test_trdg_refuses_a_folder_where_few_names_hold_a_label(tmp_path: Path) -> None:
+    crops(tmp_path, "a_1.png", "b_2.png", "photo.png", "photo (1).png", "photo-2.png")
+    with pytest.raises(HangulOcrError, match="but only 2 of 5 images are called so"):
         list(import_samples("trdg", [tmp_path]))

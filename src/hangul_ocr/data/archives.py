@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, AnyStr, BinaryIO
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from hangul_ocr.hangul import HangulOcrError, decode_text, is_syllable, normalis
 # The largest single file that is read whole; photographs and the label file of one photograph are far smaller.
 MAX_FILE_BYTES = 1 << 28
 _CHUNK = 1 << 16
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ENCRYPTED, _NAMED_IN_UTF8 = 0x1, 0x800
 _FAILURES = (
     OSError,
@@ -138,11 +139,14 @@ class Scan:
             if file.suffix not in known:
                 yield LeftOut(file.name, "other file", f"neither an image nor {what}")
 
-    def unknown_layout(self, looked_for: str) -> HangulOcrError:
-        """Return the error for a layout that an importer does not know: what was looked for, and what was found."""
-        places = ", ".join(map(str, self.paths))
+    def unknown_layout(self, looked_for: str, but: str = "") -> HangulOcrError:
+        """Return the error for a layout that an importer does not know: what was looked for, and what was found.
+
+        ``but`` says what is wrong with what was found.
+        """
+        places, wrong = ", ".join(map(str, self.paths)), f", but {but}" if but else ""
         return HangulOcrError(
-            f"{places}: looked for {looked_for}; found {self._found()}; check the path and the source"
+            f"{places}: looked for {looked_for}; found {self._found()}{wrong}; check the path and the source"
         )
 
     def _found(self) -> str:
@@ -269,16 +273,13 @@ def decoded_lines(file: StoredFile, longest: int = 1 << 20) -> Iterator[tuple[in
 
     Files that were joined by hand hold several encodings: each line of a file that is not all UTF-8 is decoded for
     itself. One that is UTF-8 but for a character cut off at its end is not: half a syllable may be another in cp949.
-    Raises ``UnreadableFile`` if the file cannot be read.
+    A file that begins with the mark of UTF-16 (Excel's "Unicode text") is all in that. Raises ``UnreadableFile`` if the
+    file cannot be read.
     """
-    fault = _fault_in_utf8(file)
-    is_cut = fault == "cut off" and is_mostly_utf8(_chunks(file))
-    decode = bytes.decode if is_cut or not fault else decode_loose
-    with file.opened() as stream:
-        for number, line in enumerate(_raw_lines(stream, longest), start=1):
-            text = _line_text(line, decode) if line is not None else None
-            if text is None or text.strip():
-                yield number, text
+    decoded = _lines_in_utf16 if next(_chunks(file), b"").startswith(_UTF16_MARKS) else _lines_by_line
+    for number, text in enumerate(decoded(file, longest), start=1):
+        if text is None or text.strip():
+            yield number, text
 
 
 def decode_loose(data: bytes) -> str:
@@ -333,11 +334,28 @@ def _chunks(file: StoredFile) -> Iterator[bytes]:
             raise UnreadableFile(_reason(error)) from None
 
 
-def _raw_lines(stream: BinaryIO, longest: int) -> Iterator[bytes | None]:
+def _lines_in_utf16(file: StoredFile, longest: int) -> Iterator[str | None]:
+    """Yield each line; what is damaged in it becomes U+FFFD."""
+    with file.opened() as stream:
+        for line in _raw_lines(io.TextIOWrapper(stream, "utf-16", "replace", newline="\n"), longest, "\n"):
+            yield line if line is None else _tidy(line)
+
+
+def _lines_by_line(file: StoredFile, longest: int) -> Iterator[str | None]:
+    """Yield each line of a file in UTF-8, or decoded for itself."""
+    fault = _fault_in_utf8(file)
+    is_cut = fault == "cut off" and is_mostly_utf8(_chunks(file))
+    decode = bytes.decode if is_cut or not fault else decode_loose
+    with file.opened() as stream:
+        for line in _raw_lines(stream, longest, b"\n"):
+            yield line if line is None else _line_text(line, decode)
+
+
+def _raw_lines(stream: IO[AnyStr], longest: int, end: AnyStr) -> Iterator[AnyStr | None]:
     """Yield each line, None for one that is too long, which is skipped without being kept."""
     while line := stream.readline(longest + 1):
-        if len(line) > longest and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
+        if len(line) > longest and not line.endswith(end):
+            while line and not line.endswith(end):
                 line = stream.readline(longest)
             yield None
         else:
@@ -346,9 +364,13 @@ def _raw_lines(stream: BinaryIO, longest: int) -> Iterator[bytes | None]:
 
 def _line_text(line: bytes, decode: Callable[[bytes], str]) -> str | None:
     try:
-        return decode(line).replace("\ufeff", "").rstrip("\r\n")
+        return _tidy(decode(line))
     except UnicodeDecodeError:
         return None
+
+
+def _tidy(line: str) -> str:
+    return line.replace("\ufeff", "").rstrip("\r\n")
 
 
 def _walk(path: Path, name: str) -> Iterator[StoredFile | LeftOut]:

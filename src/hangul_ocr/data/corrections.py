@@ -1,8 +1,9 @@
 """Corrections of a data set's labels, kept in a table beside it: crops to drop and crops to label anew.
 
-A CSV with ``img_path,action,text``: ``action`` is ``drop`` or ``relabel``, ``text`` the new label. A table of suspects
-(``hangul-ocr suspects``) is one as soon as somebody fills in its ``action``: there the new label stands in
-``suggestion``, ``text`` is the label that was looked at, and rows without an action are passed over.
+A CSV with ``img_path,action,text``, its fields parted by commas, semicolons or tabs: ``action`` is ``drop`` or
+``relabel``, ``text`` the new label. A table of suspects (``hangul-ocr suspects``) is one as soon as somebody fills in
+its ``action``: there the new label stands in ``suggestion``, ``text`` is the label that was looked at, and rows without
+an action are passed over.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pandas as pd
 
 from hangul_ocr.data.dacon import canonical_path
 from hangul_ocr.data.sample import label_fault, shortened
-from hangul_ocr.data.tables import read_table, write_table
+from hangul_ocr.data.tables import SEPARATORS, read_table, write_table
 from hangul_ocr.hangul import HangulOcrError, normalise
 
 DROP, RELABEL, OUTDATED = "drop", "relabel", "outdated"
@@ -121,7 +122,7 @@ def read_corrections(*paths: Path) -> Corrections:
 
 
 def _read(path: Path) -> list[Correction]:
-    table = read_table(path)
+    table = read_table(path, SEPARATORS)
     lacking = [name for name in ("img_path", "action", "text") if name not in table]
     if lacking:
         found = ", ".join(map(str, table.columns))

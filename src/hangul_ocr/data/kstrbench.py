@@ -6,7 +6,6 @@ A subset is a folder of ``text_images``, ``scene_images``, ``scene.csv``, ``text
 
 from __future__ import annotations
 
-import csv
 import json
 import posixpath
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from hangul_ocr.data.archives import FileIndex, Scan, StoredFile, scan
 from hangul_ocr.data.lists import find_base, lines_of, list_entries, prefixes_of, tabbed
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
 from hangul_ocr.data.sample import LeftOut, clean_label, shortened
-from hangul_ocr.data.tables import FULL_DISK, write_table
+from hangul_ocr.data.tables import FULL_DISK, fields_of, write_table
 from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.workspace import atomic_write_text
 
@@ -184,18 +183,7 @@ def _rows(table: StoredFile) -> Iterator[Row | LeftOut]:
 
 
 def _fields(line: str | LeftOut) -> list[str]:
-    """Return the fields of a line; none if it is no whole row of CSV.
-
-    No text has a line break: a row of several lines is one whose quotation mark is not closed, and it would take the
-    following rows for its label.
-    """
-    if isinstance(line, LeftOut):
-        return []
-    try:
-        fields = next(csv.reader([f"{line}\n"]), [])
-    except csv.Error:
-        return []
-    return [] if any("\n" in field for field in fields) else fields
+    return [] if isinstance(line, LeftOut) else fields_of(line)
 
 
 def _newest_tables(found: Scan) -> list[StoredFile]:

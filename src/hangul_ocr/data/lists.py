@@ -1,7 +1,8 @@
 """Lists of crops and labels, as other tools write them: a crop a line, or the label in the crop's own file name.
 
 Clova's ``gt.txt`` and PaddleOCR's label files are ``path<TAB>label``, ICDAR's word lists ``path,script,label``,
-TextRecognitionDataGenerator's ``labels.txt`` ``file<SPACE>label``. Paths begin at the list or at a folder above it.
+TextRecognitionDataGenerator's ``labels.txt`` ``file<SPACE>label``; spreadsheets save a CSV whose header names the
+columns. Paths begin at the list or at a folder above it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,34 @@ from hangul_ocr.data.archives import Scan, StoredFile, UnreadableFile, decoded_l
 from hangul_ocr.data.dacon import ImageFiles, canonical_path, path_fault
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
 from hangul_ocr.data.sample import LeftOut, clean_label, shortened
-from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.data.tables import fields_of, separator_of
+from hangul_ocr.hangul import HangulOcrError, normalise
 
 LIST, PADDLE, TRDG, MLT = "list", "paddleocr", "trdg", "mlt"
 # How many folders above the list its paths may begin.
 _CLIMB = 4
 _PROBED_LINES = 20
 _ILLEGIBLE = "###"
+# So many images of one label alone are a numbered series (word_1.jpg), not what somebody had rendered.
+_SERIES = 5
+# How many of an absolute path's last parts are tried, to say what must be cut off before them.
+_TAIL = 6
+# What columns are called, in lower case and without what is no letter or digit.
+_PATHS = frozenset(
+    {"path", "file", "filepath", "filename", "image", "imagepath", "imagename", "img", "imgpath", "imgname"}
+    | {"파일", "파일명", "이미지", "경로"}
+)
+_LABELS = frozenset(
+    {"label", "labels", "text", "texts", "word", "words", "transcription", "transcript", "gt", "groundtruth"}
+    | {"라벨", "레이블", "텍스트", "글자"}
+)
+# Columns of our own predictions, suspects and corrections, whose texts are not a crop's label.
+_OURS = frozenset({"confidence", "prediction", "suggestion", "action"})
+_HEADED = "a CSV whose first line names the columns, img_path,text for one"
+_TRDG_LAYOUT = (
+    "TextRecognitionDataGenerator: images called label_0.jpg (its numbers have no leading zeros), or labels.txt beside "
+    "them, a file<SPACE>label a line"
+)
 
 # What a line says: path, label and facts.
 Entry = tuple[str, str, dict[str, str]]
@@ -38,7 +60,36 @@ class Refused(NamedTuple):
 
 
 _DAMAGED = "damaged line"
-Parser = Callable[[str], Entry | Refused]
+# None for a line that holds no record: a header.
+Parser = Callable[[str], Entry | Refused | None]
+
+
+class Headed(NamedTuple):
+    """Reads rows of a table whose ``header`` says which column holds the path and which the label."""
+
+    header: str
+    separator: str
+    columns: int
+    path: int
+    label: int
+
+    @classmethod
+    def of(cls, header: str) -> Headed | None:
+        """Return what reads the rows below ``header``; None if it does not name one column of each kind."""
+        separator = separator_of(header)
+        names = ["".join(filter(str.isalnum, normalise(name).casefold())) for name in fields_of(header, separator)]
+        paths, labels = ([n for n, name in enumerate(names) if name in known] for known in (_PATHS, _LABELS))
+        if len(paths) != 1 or len(labels) != 1 or _OURS & set(names):
+            return None
+        return cls(header, separator, len(names), paths[0], labels[0])
+
+    def __call__(self, line: str) -> Entry | Refused | None:
+        """Return path and label of a row, or that it is damaged; None for the header and rows of empty cells."""
+        row = fields_of(line, self.separator)
+        if line == self.header or (row and not any(cell.strip() for cell in row)):
+            return None
+        path = row[self.path].strip() if self.path < len(row) else ""
+        return _worded(path, row[self.label]) if len(row) == self.columns else Refused(_DAMAGED, path)
 
 
 @dataclass
@@ -56,7 +107,18 @@ class Base:
     def find(self, path: str) -> StoredFile | tuple[str, str]:
         """Return the image at ``path``, or reason and detail: ``unsafe path`` or ``missing image``."""
         if problem := path_fault(path):
-            return "unsafe path", problem
+            return "unsafe path", self._remedy(path) if problem == "it is absolute" else problem
+        return self._look_up(path)
+
+    def _remedy(self, path: str) -> str:
+        """Return what to do about an absolute path; if its end is found here, what to cut off."""
+        parts = [part for part in canonical_path(path).split("/")[1:] if part][-_TAIL:]
+        tails = ("/".join(parts[n:]) for n in range(len(parts)))
+        here = next((tail for tail in tails if isinstance(self._look_up(tail), StoredFile)), "")
+        found = f"; {shortened(here)} is there: cut off what stands before it" if here else ""
+        return f"it is absolute, as on another machine; paths must begin at the list's folder or one above{found}"
+
+    def _look_up(self, path: str) -> StoredFile | tuple[str, str]:
         try:
             found = self.files.find(path)
         except HangulOcrError:
@@ -74,18 +136,20 @@ class Base:
 
 
 def plan_list(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
-    """Yield the crops of tab-separated lists (``gt.txt``) as work.
+    """Yield the crops of tab-separated lists (``gt.txt``), and of tables whose header is plain, as work.
 
     Left out are ``damaged line``, ``undecodable line``, ``unsafe path``, ``missing image`` and ``label for detection``
     (of a photograph, as PaddleOCR writes it), ``image not in any list``, and the tables that are ``not such a list`` or
     a ``list in a zip``, which is not read. Raises ``HangulOcrError`` if there is no such list.
     """
-    return _plan(paths, LIST, tabbed, "a list such as gt.txt, a path<TAB>label a line, and the images it names")
+    looked_for = f"a list such as gt.txt, a path<TAB>label a line, or {_HEADED}, and the images it names"
+    return _plan(paths, LIST, _by_header, looked_for)
 
 
 def plan_paddleocr(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
     """Yield the crops of PaddleOCR's label files as :func:`plan_list` does; those for detection hold no crops."""
-    return _plan(paths, PADDLE, tabbed, "PaddleOCR's label file, a path<TAB>label a line, and the images it names")
+    looked_for = "PaddleOCR's label file, a path<TAB>label a line, and the images it names"
+    return _plan(paths, PADDLE, lambda _: tabbed, looked_for)
 
 
 def plan_mlt(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
@@ -97,21 +161,22 @@ def plan_mlt(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planne
             return Refused("other script", entry[0])
         return entry
 
-    return _plan(paths, MLT, parse, "ICDAR MLT's gt.txt, a word_1.png,Korean,label a line, and the images it names")
+    looked_for = "ICDAR MLT's gt.txt, a word_1.png,Korean,label a line, and the images it names"
+    return _plan(paths, MLT, lambda _: parse, looked_for)
 
 
 def plan_trdg(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
     """Yield the images of TextRecognitionDataGenerator as work, by ``labels.txt`` where there is one, else by name.
 
     Left out, beside :func:`plan_list`'s reasons: ``name without label``, ``image not in the list``. Raises
-    ``HangulOcrError`` if there is neither.
+    ``HangulOcrError`` if there is neither, and if the names are not such: most lack a label, or all have the same.
     """
     found = scan(paths)
     lists = [file for file in found.with_suffix({".txt"}) if file.stem.casefold() == "labels"]
     listed = {posixpath.dirname(file.name) for file in lists}
     named = [file for file in found.images() if posixpath.dirname(file.name) not in listed]
-    if not (lists or any(isinstance(_label_in_name(file), str) for file in named)):
-        raise found.unknown_layout("TextRecognitionDataGenerator: images called label_0.jpg, or labels.txt beside them")
+    if not lists:
+        _require_labels(named, found)
     yield from found.left_out
     yield from found.others({".txt"}, "labels.txt")
     for file in lists:
@@ -141,27 +206,52 @@ def _listed_by_trdg(table: StoredFile, found: Scan) -> Iterator[Planned]:
     yield from (LeftOut(name, "image not in the list") for name in here if name not in used)
 
 
+def _require_labels(named: Sequence[StoredFile], found: Scan) -> None:
+    """Raise ``HangulOcrError`` for images that somebody numbered or named otherwise: their labels would be wrong."""
+    labels = [label for file in named if (label := _label_in_name(file)) is not None]
+    if not labels:
+        raise found.unknown_layout(_TRDG_LAYOUT)
+    if len(labels) < len(named) / 2:
+        raise found.unknown_layout(_TRDG_LAYOUT, f"only {len(labels):,} of {len(named):,} images are called so")
+    if len(labels) >= _SERIES and len(set(labels)) == 1:
+        one = repr(shortened(labels[0]))
+        raise found.unknown_layout(_TRDG_LAYOUT, f"by their names all {len(labels):,} would be labelled {one}")
+
+
 def _label_in_name(file: StoredFile) -> str | None:
-    """Return the label of ``label_12.jpg``; None for another name."""
+    """Return the label of ``label_12.jpg``; None for another name, such as ``word_012.jpg`` of a numbered series."""
     label, _, index = file.stem.rpartition("_")
-    return clean_label(label) if label and index.isdecimal() else None
+    return clean_label(label) if label and index.isdecimal() and (index == "0" or index[0] != "0") else None
 
 
-def _plan(paths: Sequence[Path], source: str, parse: Parser, looked_for: str) -> Iterator[Planned]:
+def _by_header(file: StoredFile) -> Parser:
+    return Headed.of(next(iter(_first_lines(file)), "")) or tabbed
+
+
+def _plan(
+    paths: Sequence[Path], source: str, parser_of: Callable[[StoredFile], Parser], looked_for: str
+) -> Iterator[Planned]:
     found = scan(paths)
     tables = found.with_suffix({".txt", ".csv", ".tsv"})
-    fitting = {file for file in tables if _fits(file, parse)}
+    parsers = {file: parser_of(file) for file in tables}
+    fitting = {file for file in tables if _fits(file, parsers[file])}
     lists = [file for file in tables if file in fitting and not file.member]
     if not lists:
-        raise found.unknown_layout(looked_for)
+        raise found.unknown_layout(looked_for, _beginning(tables))
     yield from found.left_out
     yield from (_not_read(file, file in fitting) for file in tables if file.member or file not in fitting)
     prefixes, named = prefixes_of(paths), set[str]()
     for file in lists:
-        base = find_base(file, parse, prefixes)
-        yield from list_entries(file, parse, source, base)
+        base = find_base(file, parsers[file], prefixes)
+        yield from list_entries(file, parsers[file], source, base)
         named |= base.found
     yield from _unlisted(found.images(), named)
+
+
+def _beginning(tables: Sequence[StoredFile]) -> str:
+    """Return how the first of some tables that holds anything begins: that is what its reader compares."""
+    begun = ((file, line) for file in tables for line in _first_lines(file)[:1])
+    return next((f"{file.name} begins with {shortened(line)!r}" for file, line in begun), "")
 
 
 def _not_read(file: StoredFile, is_list: bool) -> LeftOut:
@@ -190,18 +280,32 @@ def list_entries(file: StoredFile, parse: Parser, source: str, base: Base) -> It
     """Yield what each line of a list names, below ``base``: an image as work, or the line as left out."""
     for number, line in lines_of(file):
         entry = parse(line) if isinstance(line, str) else line
+        if entry is None:
+            continue
         if isinstance(entry, LeftOut):
             yield entry
         elif isinstance(entry, Refused):
             base.find(entry.path)  # So that its image does not count as one that no list names.
             yield LeftOut(f"{file.name}:{number}", entry.reason, shortened(line))
         else:
-            path, label, facts = entry
-            image = base.find(path)
-            if isinstance(image, StoredFile):
-                yield WholeImage(image, image.name, label, source, facts=facts)
-            else:
-                yield LeftOut(shortened(base.key(path), 300), *image)
+            listed, label, facts = entry
+            for path in _images_in(listed):
+                image = base.find(path)
+                if isinstance(image, StoredFile):
+                    yield WholeImage(image, image.name, label, source, facts=facts)
+                else:
+                    yield LeftOut(shortened(base.key(path), 300), *image)
+
+
+def _images_in(listed: str) -> list[str]:
+    """Return the paths that a line names: PaddleOCR lets images share a label, ``["a.jpg", "b.jpg"]<TAB>label``."""
+    if not listed.startswith("["):
+        return [listed]
+    try:
+        paths = json.loads(listed)
+    except (ValueError, RecursionError):
+        return [listed]
+    return paths if paths and all(isinstance(path, str) for path in paths) else [listed]
 
 
 def find_base(file: StoredFile, parse: Parser, prefixes: dict[str, str]) -> Base:
@@ -209,9 +313,9 @@ def find_base(file: StoredFile, parse: Parser, prefixes: dict[str, str]) -> Base
 
     ``prefixes`` are the names of the given folders by their places: a crop's name begins with that of its folder.
     """
-    entries = [parse(line) for line in _first_lines(file)]
-    named = [entry.path if isinstance(entry, Refused) else entry[0] for entry in entries]
-    wanted = [path for path in named if path and not path_fault(path)]
+    entries = [entry for line in _first_lines(file) if (entry := parse(line)) is not None]
+    listed = [entry.path if isinstance(entry, Refused) else entry[0] for entry in entries]
+    wanted = [path for one in listed for path in _images_in(one) if not path_fault(path)]
     folders = list(Path(file.place).resolve().parents)[: _CLIMB + 1]
     bases = [Base(folder, _prefix(folder, prefixes)) for folder in folders]
     return max(bases, key=lambda base: sum(isinstance(base.find(path), StoredFile) for path in wanted))
@@ -254,18 +358,22 @@ def _fits(file: StoredFile, parse: Parser) -> bool:
     return any(_is_of_list(parse(line)) for line in lines)
 
 
-def _is_of_list(entry: Entry | Refused) -> bool:
+def _is_of_list(entry: Entry | Refused | None) -> bool:
     return not isinstance(entry, Refused) or entry.reason != _DAMAGED
 
 
 def tabbed(line: str) -> Entry | Refused:
     """Return path and label of ``path<TAB>label``, or that the line is damaged, or for detection."""
     path, tab, label = line.partition("\t")
-    if not (tab and path.strip()):
-        return Refused(_DAMAGED, path.strip())
+    return _worded(path.strip(), label) if tab else Refused(_DAMAGED, path.strip())
+
+
+def _worded(path: str, label: str) -> Entry | Refused:
+    if not path:
+        return Refused(_DAMAGED)
     if _is_for_detection(label.strip()):
-        return Refused("label for detection", path.strip())
-    return path.strip(), clean_label(label), {}
+        return Refused("label for detection", path)
+    return path, clean_label(label), {}
 
 
 def _is_for_detection(label: str) -> bool:

@@ -33,7 +33,7 @@ SOURCES = {
     "aihub-wild": Source("AI Hub 81, Text in the wild: its .json and photographs", "aihub_wild", "plan_wild"),
     "aihub-fonts": Source("AI Hub 81, printed, handwritten, augmented: .json and crops", "aihub", "plan_fonts"),
     "kaist": Source("KAIST Scene Text Database: .xml files and photographs", "kaist", "plan_kaist"),
-    "list": Source("gt.txt: path<TAB>label", "lists", "plan_list"),
+    "list": Source("gt.txt: path<TAB>label, or a CSV whose header names both", "lists", "plan_list"),
     "paddleocr": Source("PaddleOCR's label files: path<TAB>label", "lists", "plan_paddleocr"),
     "trdg": Source("TextRecognitionDataGenerator: label_0.jpg, or labels.txt", "lists", "plan_trdg"),
     "mlt": Source("ICDAR MLT word recognition: word_1.png,Korean,label", "lists", "plan_mlt"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -12,16 +13,22 @@ import pandas as pd
 from hangul_ocr.hangul import HangulOcrError, read_text
 from hangul_ocr.workspace import atomic_write_text
 
+# What parts the fields of tables that spreadsheets save: a comma, or where that is the decimal mark a semicolon.
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, separators: Iterable[str] = ",") -> pd.DataFrame:
     """Read a CSV file; every value is a string as written (``NA`` and ``null`` are words).
+
+    Its fields are parted by the one of ``separators`` that its header holds most of.
 
     Raises ``HangulOcrError`` for a missing or undecodable file, and for a row with another number of fields than the
     header: guessing there would move a label to another column.
     """
-    rows = _rows(path, read_text(path))
+    text = read_text(path)
+    separator = separator_of(next((line for line in text.splitlines() if line.strip()), ""), separators)
+    rows = _rows(path, text, separator)
     if not rows:
         raise HangulOcrError(f"{path}: the file is empty; put the original file there again")
     header = [name.strip() for name in rows[0][1]]
@@ -30,7 +37,8 @@ def read_table(path: Path) -> pd.DataFrame:
     for line, row in rows[1:]:
         if len(row) != len(header):
             raise HangulOcrError(
-                f"{path}: line {line} has {len(row)} fields, the header {len(header)}; quote values that hold a comma"
+                f"{path}: line {line} has {len(row)} fields, the header {len(header)}; "
+                f"quote values that hold a {SEPARATORS[separator]}"
             )
     return pd.DataFrame([row for _, row in rows[1:]], columns=header, dtype=object)
 
@@ -50,9 +58,27 @@ def write_table(table: pd.DataFrame, path: Path, encoding: str = "utf-8") -> Pat
     return path
 
 
-def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
+def separator_of(header: str, separators: Iterable[str] = SEPARATORS) -> str:
+    """Return the one of ``separators`` that a table's first line holds most of; the first of them if it holds none."""
+    return max(separators, key=header.count)
+
+
+def fields_of(line: str, separator: str = ",") -> list[str]:
+    """Return the fields of a line of a table; none if it is no whole row of CSV.
+
+    No text has a line break: a row of several lines is one whose quotation mark is not closed, and it would take the
+    following rows for its label.
+    """
+    try:
+        fields = next(csv.reader([f"{line}\n"], delimiter=separator), [])
+    except csv.Error:
+        return []
+    return [] if any("\n" in field for field in fields) else fields
+
+
+def _rows(path: Path, text: str, separator: str) -> list[tuple[int, list[str]]]:
     """Return (line number, fields) of each row that holds anything; Excel leaves rows of commas at the end."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows = []
     try:
         for row in reader:
