@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -290,6 +291,29 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path):
     whole, killed = weights(tmp_path / "whole")[0], weights(tmp_path / "killed")[0]
     for name, tensor in whole.items():
         assert torch.equal(tensor, killed[name]), name
+
+
+def _train_with_a_worker(folder):
+    torch.set_num_threads(1)
+    stage(folder, replace(SAVED_OFTEN, steps=100_000, crops_per_step=256, workers=1)).run()
+
+
+def test_a_killed_run_leaves_no_worker_behind(tmp_path):
+    command = [sys.executable, __file__, str(tmp_path), "worker"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    saved = set()
+    while process.poll() is None and len(saved) < 3:  # none yet, at step 0, by a worker's crops
+        saved.add(_last_saved(tmp_path))
+        time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    for worker in alive:
+        worker.kill()
+    assert not alive
 
 
 def _last_saved(folder):
@@ -674,10 +698,6 @@ def test_a_checkpoint_cut_short_is_not_taken_for_whole(tmp_path):
         load_model(path)
 
 
-if __name__ == "__main__":
-    (_train_alone if "alone" in sys.argv else _train_in_two_processes)(Path(sys.argv[1]))
-
-
 def test_weights_with_settings_of_another_version_are_named(tmp_path):
     model = Recognizer(MODEL, ALPHABET)
     save_model(tmp_path / "w.safetensors", model)
@@ -686,3 +706,8 @@ def test_weights_with_settings_of_another_version_are_named(tmp_path):
     save_tensors(tmp_path / "w.safetensors", tensors, header)
     with pytest.raises(HangulOcrError, match=r"w\.safetensors: made by another version .*mirrors"):
         load_model(tmp_path / "w.safetensors")
+
+
+if __name__ == "__main__":
+    ways = {"alone": _train_alone, "worker": _train_with_a_worker}
+    ways.get(sys.argv[-1], _train_in_two_processes)(Path(sys.argv[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -196,7 +197,7 @@ class Stage:
                 num_workers=workers,
                 prefetch_factor=2 if workers else None,
                 pin_memory=self.accelerator.device.type == "cuda",  # or a copy to the device waits for it
-                worker_init_fn=_quiet_worker,
+                worker_init_fn=_begin_worker,
                 generator=torch.Generator(),  # or each start of a loader would move the global random state
             )
         )
@@ -408,8 +409,16 @@ def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _quiet_worker(_: int) -> None:
+def _begin_worker(_: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the training process is no more: killed, it leaves a queue that nobody will empty."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
