@@ -87,7 +87,7 @@ from hangul_ocr.training.kfold import (
     pretrain,
     train_fold,
 )
-from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult
+from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult, from_process_0
 from hangul_ocr.weights import shipped_weights
 from hangul_ocr.workspace import (
     Workspace,
@@ -360,7 +360,7 @@ def pretrain_run(
         return _shipped_result(run)
     if init_from is not None:
         _require_same_start(run.pretrained.parent, init_from)
-    done = finished_stage(run.pretrained.parent, run.settings.pretraining)
+    done = from_process_0(finished_stage, run.pretrained.parent, run.settings.pretraining)
     if done is not None:
         return done
     if init_from is not None:
@@ -443,7 +443,7 @@ def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, 
     stage, folder = run.settings.fine_tuning, run.fold_folder(fold)
     if init_from is not None:
         _require_same_start(folder, init_from)
-    done = finished_stage(folder, stage)
+    done = from_process_0(finished_stage, folder, stage)
     if done is not None:
         return done
     start = init_from or _own_pretraining(run)
@@ -479,7 +479,7 @@ def _require_same_start(folder: Path, weights: Path) -> None:
 def _own_pretraining(run: Run) -> Path:
     if run.settings.start == "shipped":
         return run.pretrained
-    if finished_stage(run.pretrained.parent, run.settings.pretraining) is None:
+    if from_process_0(finished_stage, run.pretrained.parent, run.settings.pretraining) is None:
         raise HangulOcrError(
             f"{run.pretrained.parent}: pretraining is not finished; run notebook 04 or `hangul-ocr pretrain` first, "
             "or give weights with --init-from"
