@@ -143,6 +143,19 @@ def test_report_of_a_run_is_one_page_and_two_runs_are_compared(trained, capsys):
     ]
 
 
+def test_compare_says_what_it_takes(trained, tmp_path, capsys):
+    table = read_table(trained / "output" / "runs" / "smoke-sample" / "oof.csv")[["img_path", "text", "confidence"]]
+    table.to_csv(tmp_path / "predicted.csv", index=False)
+    message = error_of(capsys, "compare", "smoke-sample", tmp_path / "predicted.csv")
+    assert "columns img_path, text (the label) and prediction" in message
+    assert "delete" not in message
+
+
+def test_a_data_folder_that_is_none_stops_run_before_any_notebook(trained, capsys):
+    assert "no train.csv in" in error_of(capsys, "run", "--preset", "smoke", "--data", "nosuch")
+    assert not (trained / "output" / "notebooks").exists()
+
+
 def test_compare_names_the_runs_there_are(trained, capsys):
     for arguments in (["compare", "smoke-sample", "nothing"], ["report", "--run", "nothing", "--preset", "smoke"]):
         assert "(there are smoke-sample); name another run" in error_of(capsys, *arguments)
@@ -232,6 +245,11 @@ def test_weights_to_start_from_that_are_none(trained, tmp_path, capsys, content)
         capsys, "train", "--preset", "smoke", "--run", "other", "--init-from", tmp_path / "w.safetensors"
     )
     assert ("no such checkpoint" if content is None else "not a safetensors file") in message
+    assert message == error_of(
+        capsys, "pretrain", "--preset", "smoke", "--run", "other", "--init-from", tmp_path / "w.safetensors"
+    )
+    error_of(capsys, "train", "--preset", "smoke", "--run", "other", "--fold", "9")
+    assert not (trained / "output" / "runs" / "other").exists()
 
 
 def test_folds_need_a_pretraining_or_weights(trained, capsys):
@@ -316,6 +334,9 @@ def test_a_submission_of_other_rows_is_refused_with_every_reason(trained, tmp_pa
     assert cli.main(["validate", str(trained / "submissions" / "submission.csv")]) == 0
     good.iloc[::-1].to_csv(tmp_path / "reversed.csv", index=False)
     assert "rows are in another order" in error_of(capsys, "validate", tmp_path / "reversed.csv")
+    good.iloc[:, 1] = "가"
+    good.to_csv(tmp_path / "excel.csv", index=False, encoding="cp949")
+    assert "cp949, not UTF-8" in error_of(capsys, "validate", tmp_path / "excel.csv")
 
 
 # --- stopping and going on ------------------------------------------------------------------------------------------
@@ -492,7 +513,18 @@ def test_score_prints_every_metric_for_each_kind_of_font(trained, tmp_path, caps
         assert name in shown
     assert "100.00 %" in shown
     perfect.assign(img_path="x.png").to_csv(tmp_path / "other.csv", index=False)
-    assert "img_path" in error_of(capsys, "score", tmp_path / "other.csv", answers)
+    message = error_of(capsys, "score", tmp_path / "other.csv", answers)
+    assert "(predictions x.png, answers test/" in message
+    assert "read the answers' CSV instead of a folder" in message
+
+
+def test_score_takes_what_predict_wrote_of_the_folder(trained, tmp_path, capsys):
+    answers = trained / "input" / "sample" / "answers" / "test_answers.csv"
+    found = read_table(answers)[["img_path", "text"]]
+    found["img_path"] = "../input/sample/" + found["img_path"].str.removeprefix("./")
+    found.to_csv(tmp_path / "folder.csv", index=False)
+    assert cli.main(["score", str(tmp_path / "folder.csv"), str(answers)]) == 0
+    assert "100.00 %" in capsys.readouterr().out
 
 
 def test_lists_of_candidates_may_hold_any_line_separator(tmp_path):
@@ -511,6 +543,10 @@ def test_suspects_become_corrections_and_decisions_are_not_overwritten(trained, 
     assert set(lists) == set(read_table(trained / "output" / "runs" / "smoke-sample" / "oof.csv")["img_path"])
     assert (trained / "output" / "figures" / "suspects.png").stat().st_size > 1000
     assert cli.main([str(part) for part in command]) == 0
+    capsys.readouterr()
+    sure = ["--out", str(tmp_path / "none.csv"), "--confidence", "1.1"]
+    assert cli.main(["suspects", "--preset", "smoke", *sure]) == 0
+    assert "no label is contradicted" in capsys.readouterr().out
     found.loc[0, "action"] = "drop"
     write_table(found, out)
     assert "holds 1 decisions" in error_of(capsys, *command)

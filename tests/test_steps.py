@@ -58,6 +58,14 @@ def test_the_sample_gives_way_to_another_competition(workspace, mini_competition
         steps.open_competition(workspace)
 
 
+def test_an_archive_unpacked_a_folder_too_deep_is_found_before_the_sample(workspace, mini_competition):
+    shutil.copytree(mini_competition, workspace.input / "sample")
+    shutil.copytree(mini_competition, workspace.input / "open" / "open")
+    shutil.copytree(mini_competition, workspace.input / "open" / ".trash")
+    assert steps.open_competition(workspace).folder == workspace.input / "open" / "open"
+    assert steps.open_competition(workspace, "input/open/open/train.csv").folder == workspace.input / "open" / "open"
+
+
 # --- what belongs together ------------------------------------------------------------------------------------------
 
 

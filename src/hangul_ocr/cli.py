@@ -1,7 +1,7 @@
 """The steps of a competition for people who live in a terminal, in the order of the notebooks.
 
 Exit codes: 0 done, 1 an error that one line explains, 2 wrong usage, 3 stopped on time (the same command goes on),
-130 interrupted.
+130 interrupted. Images that cannot be read are named on stderr; as long as one can, `predict` and `import` end with 0.
 """
 
 from __future__ import annotations
@@ -168,6 +168,7 @@ def pretrain(options: argparse.Namespace) -> None:
     from hangul_ocr import steps
 
     session = _session(options)
+    steps.require_start(session.settings, options.init_from)  # before a run folder is made
     steps.say_how_long(steps.estimated_seconds(session.run)["pretrain"])
     result = steps.pretrain_run(session.run, session.prepared, session.deadline, options.init_from)
     _say(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of its own validation crops are read exactly")
@@ -179,6 +180,7 @@ def train(options: argparse.Namespace) -> None:
 
     session = _session(options)
     folds = None if options.fold is None else [options.fold]
+    steps.require_start(session.settings, options.init_from, folds or [])  # before a run folder is made
     steps.say_how_long(steps.estimated_seconds(session.run, folds)["train"])
     for result in steps.train_run(session.run, session.prepared, options.init_from, session.deadline, folds):
         _say(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of the fold's own crops")
@@ -228,6 +230,9 @@ def suspects(options: argparse.Namespace) -> None:
     session = _trained_session(options)
     table = find_suspects(session.run, session.prepared.train, options.confidence).head(options.most)
     path = write_suspects(table, options.out or session.run.folder / SUSPECTS)
+    if table.empty:
+        print(f"{path}: no label is contradicted with a confidence of {options.confidence} or more; lower --confidence")
+        return
     session.show(show_suspects(table, session.prepared.train), "suspects")
     print(
         f"{path}: {len(table):,} labels; pictures of the first in {session.workspace.output / 'figures'}/suspects.png"
@@ -245,7 +250,7 @@ def submit(options: argparse.Namespace) -> None:
         path = steps.hand_in(session.run, session.prepared, session.workspace)
     else:
         path = ensembles.hand_in(several, session.workspace)
-    print(f"{path}: columns, rows and order are the template's; logged in {path.with_name('log.csv')}")
+    print(f"{path}: columns, rows and order are the template's; its row is in {path.with_name('log.csv')}")
 
 
 def report(options: argparse.Namespace) -> None:
@@ -320,11 +325,12 @@ def predict(options: argparse.Namespace) -> None:
     """Read images, folders of images, or the images that a CSV's column img_path names."""
     from hangul_ocr.data.tables import write_table
     from hangul_ocr.inference.predict import find_crops, read_files, save_candidates
-    from hangul_ocr.steps import choose_readers
+    from hangul_ocr.labelled import find_readers
 
     source = find_crops(options.images)
     _refuse_to_overwrite(options.images, options.csv, options.n_best)
-    readers, models, fusion = choose_readers(_workspace(), options.run)
+    readers = find_readers(_workspace(), options.run)
+    models, fusion = readers.models(), readers.fusion()
     # One model without a second opinion reads greedily: five times faster, and its N-best would choose the same.
     weighs = options.n_best or fusion or len(models) > 1
     table, readings = read_files(models, source, options.n_best_count or (5 if weighs else 1), fusion)
@@ -334,7 +340,7 @@ def predict(options: argparse.Namespace) -> None:
     for index, reason in sorted(source.unreadable.items()):
         print(f"not read: {source.names[index]}: {reason}", file=sys.stderr)
     unread = f", {len(source.unreadable):,} of them not readable and left empty" if source.unreadable else ""
-    print(f"{options.csv}: {len(table):,} rows by {readers}{unread}")
+    print(f"{options.csv}: {len(table):,} rows by {readers.described}{unread}")
 
 
 def _refuse_to_overwrite(inputs: Sequence[str], *outputs: Path | None) -> None:
@@ -412,6 +418,7 @@ def settings(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do everything: run the notebooks in order, headless, and end with a short table."""
+    from hangul_ocr.data.dacon import find_competition
     from hangul_ocr.notebook_runner import NotebookFailed, run_notebooks
     from hangul_ocr.session import ALSO, STOP_AT, choose_settings
 
@@ -422,6 +429,8 @@ def run(options: argparse.Namespace) -> int:
     if options.time_limit:
         os.environ[STOP_AT] = str(time.time() + 60 * options.time_limit)
     parameters = {"DATA": _absolute(options.data), "PRESET": preset, "RUN": options.run}
+    if options.data:
+        find_competition(Path(parameters["DATA"]))  # before a notebook starts
     try:
         done = run_notebooks(
             workspace.root / "notebooks",
@@ -718,7 +727,10 @@ def _add_validate(commands: Any) -> None:
 def _add_predict(commands: Any) -> None:
     parser = _command(commands, predict, "predict photos/ sign.jpg --csv out.csv")
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGES", help="images, folders, or CSV files with a column img_path"
+        "images",
+        nargs="+",
+        metavar="IMAGES",
+        help="images, folders with all that lie below them, or CSV files with a column img_path",
     )
     parser.add_argument("--csv", type=Path, required=True, metavar="OUT", help="where img_path,text,confidence go")
     parser.add_argument(

@@ -26,6 +26,8 @@ from hangul_ocr.inference.parts import forget_parts
 from hangul_ocr.inference.predict import predictions_frame, read_crops
 from hangul_ocr.inference.views import PLAIN
 from hangul_ocr.models.checkpoint import load_model
+from hangul_ocr.models.language import Fusion
+from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.results import data_of, with_crop_facts
 from hangul_ocr.settings import Settings, preset
 from hangul_ocr.training.kfold import Run, load_run
@@ -43,6 +45,19 @@ class Readers:
     checkpoints: list[Path]
     settings: Settings
     run: Run | None = None
+
+    @property
+    def described(self) -> str:
+        """Say who reads."""
+        return f"run {self.name}" if self.run else "the weights that ship"
+
+    def models(self) -> list[Recognizer]:
+        """Load the models, in the order of their folds."""
+        return [load_model(path) for path in self.checkpoints]
+
+    def fusion(self) -> Fusion | None:
+        """Return what a run's settings weigh in beside its models; None for the weights that ship."""
+        return load_fusion(self.settings.decoding, self.run.folder) if self.run else None
 
 
 @dataclass(frozen=True)
@@ -84,8 +99,7 @@ def read_labelled(
 
 
 def _read(reader: LmdbReader, readers: Readers, folder: Path) -> pd.DataFrame:
-    models = [load_model(path) for path in readers.checkpoints]
-    fusion = load_fusion(readers.settings.decoding, readers.run.folder) if readers.run else None
+    models, fusion = readers.models(), readers.fusion()
     parts = steps.reading_parts(
         folder, [readers.checkpoints], [PLAIN] * len(models), reader, range(len(reader)), readers.settings, []
     )

@@ -194,9 +194,21 @@ def load_predictions(workspace: Workspace, name: str) -> pd.DataFrame:
     """
     is_file = Path(name).suffix.lower() == ".csv" and not (workspace.output / "runs" / name).is_dir()
     path = Path(name).expanduser() if is_file else require_read(workspace, name)
+    if is_file:
+        _require_labels(path)
     table = _checked_predictions(path, ("img_path", "text", "prediction"))
     require_untouched(path)
     return table
+
+
+def _require_labels(path: Path) -> None:
+    """Raise ``HangulOcrError`` for a table of predictions alone, such as `hangul-ocr predict` writes."""
+    table = read_table(path)
+    if "prediction" not in table and "text" in table:
+        raise HangulOcrError(
+            f"{path}: predictions without the labels beside them; what is compared has the columns img_path, text (the "
+            f"label) and prediction, as a run's {OOF}; `hangul-ocr score` holds predictions against answers"
+        )
 
 
 def load_test_predictions(run: Run, competition: Competition) -> pd.DataFrame:
@@ -341,8 +353,30 @@ def _joined(predictions: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         _comparable("predictions", predictions)[["img_path", "text"]],
         _comparable("answers", answers),
     )
+    predictions = _as_answers_call_them(predictions, answers)
     lost = answers.loc[~answers["img_path"].isin(predictions["img_path"]), ["img_path"]].assign(text="")
     return join_answers(pd.concat([predictions, lost], ignore_index=True), answers)
+
+
+def _as_answers_call_them(predictions: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Return predictions whose paths all begin with a folder that the answers' do not name, without that folder.
+
+    `hangul-ocr predict FOLDER` names images from where it was called, a table of answers from where it lies.
+    """
+    paths, known = predictions["img_path"], set(answers["img_path"])
+    if paths.empty or paths.isin(known).any():
+        return predictions
+    first = paths.iloc[0].split("/")
+    for depth in range(1, len(first)):
+        folder = "/".join(first[:depth]) + "/"
+        cut = paths.str.removeprefix(folder)
+        if paths.str.startswith(folder).all() and cut.isin(known).all():
+            return predictions.assign(img_path=cut)
+    example = answers["img_path"].iloc[0] if len(answers) else "none"
+    raise HangulOcrError(
+        f"no path of the predictions is one of the answers' (predictions {paths.iloc[0]}, answers {example}): let "
+        "`hangul-ocr predict` read the answers' CSV instead of a folder, or write the paths alike"
+    )
 
 
 def _comparable(what: str, table: pd.DataFrame) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.dacon import (
     TRAIN,
     Competition,
+    competitions_in,
     find_competition,
     fingerprint,
     read_competition,
@@ -38,7 +39,7 @@ from hangul_ocr.data.lmdb_store import LmdbReader, Manifest, matches, read_manif
 from hangul_ocr.data.lmdb_writer import with_corrections, write_lmdb
 from hangul_ocr.data.tables import write_table
 from hangul_ocr.hangul import Alphabet, HangulOcrError
-from hangul_ocr.inference.decoding import LANGUAGE, decoding_facts, load_fusion, make_fusion
+from hangul_ocr.inference.decoding import LANGUAGE, decoding_facts, make_fusion
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
 from hangul_ocr.inference.parts import Parts, forget_parts
 from hangul_ocr.inference.predict import CHUNK, predictions_frame, read_crops, save_candidates
@@ -57,8 +58,6 @@ from hangul_ocr.inference.submission import (
 )
 from hangul_ocr.inference.views import PLAIN
 from hangul_ocr.models.checkpoint import load_model, read_header, require_alphabet
-from hangul_ocr.models.language import Fusion
-from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.results import (
     MEMBERS,
     OOF,
@@ -88,7 +87,6 @@ from hangul_ocr.training.kfold import (
     train_fold,
 )
 from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult, from_process_0
-from hangul_ocr.weights import shipped_weights
 from hangul_ocr.workspace import (
     Workspace,
     atomic_write_json,
@@ -153,8 +151,7 @@ def open_competition(workspace: Workspace, data: str = "", make_sample: bool = T
 
 def _own_competitions(workspace: Workspace) -> list[Path]:
     """Return the competitions in ``input/`` other than the sample."""
-    folders = [workspace.input, *sorted(path for path in workspace.input.glob("*") if not path.name.startswith("."))]
-    return [folder for folder in folders if _is_competition(folder) and folder != workspace.sample_competition]
+    return [folder for folder in competitions_in(workspace.input) if folder != workspace.sample_competition]
 
 
 def _is_competition(folder: Path) -> bool:
@@ -316,15 +313,13 @@ def _newest_weights(run: Run) -> float:
     return max(path.stat().st_mtime for path in run.fold_checkpoints())
 
 
-def choose_readers(workspace: Workspace, name: str = "") -> tuple[str, list[Recognizer], Fusion | None]:
-    """Return who reads crops of any origin: what to call them, the models, and what is weighed in.
-
-    These are the folds of the run ``name`` or, where none is named, the weights that ship.
-    """
-    if not name:
-        return "the weights that ship", [load_model(shipped_weights())], None
-    run = load_run(workspace.output / "runs" / name)
-    return f"run {run.folder.name}", load_folds_models(run), load_fusion(run.settings.decoding, run.folder)
+def require_start(settings: Settings, init_from: Path | None, folds: Sequence[int] = ()) -> None:
+    """Raise ``HangulOcrError`` for weights to begin from that cannot be read, and for folds that there are not."""
+    if init_from is not None:
+        read_header(init_from)
+    for fold in folds:
+        if not 0 <= fold < settings.folds:
+            raise HangulOcrError(f"fold {fold}: the settings have folds 0 to {settings.folds - 1}; name one of these")
 
 
 def finished_stage(folder: Path, stage: TrainingSettings) -> StageResult | None:
@@ -436,8 +431,7 @@ def train_run(
 
 
 def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, deadline: float | None) -> StageResult:
-    if not 0 <= fold < run.settings.folds:
-        raise HangulOcrError(f"fold {fold}: the settings have folds 0 to {run.settings.folds - 1}; name one of these")
+    require_start(run.settings, init_from, [fold])
     if (run.folder / SOUP).is_file():
         raise HangulOcrError(f"{run.folder}: a mean of other runs, which is not trained; name another run")
     stage, folder = run.settings.fine_tuning, run.fold_folder(fold)

@@ -88,12 +88,13 @@ class Competition:
 
 
 def find_competition(input_dir: Path) -> Path:
-    """Return the folder with train.csv: ``input_dir`` itself or one folder in it.
+    """Return the folder with train.csv: ``input_dir`` itself or one folder in it; ``input_dir`` may be that file, too.
 
     Raises ``HangulOcrError`` if there is none, or more than one.
     """
-    candidates = [input_dir, *sorted(path for path in input_dir.glob("[!.]*") if path.is_dir())]
-    found = [path for path in candidates if (path / TRAIN).is_file()]
+    if input_dir.name == TRAIN and input_dir.is_file():
+        return input_dir.parent
+    found = competitions_in(input_dir)
     if len(found) == 1:
         return found[0]
     if found:
@@ -102,6 +103,16 @@ def find_competition(input_dir: Path) -> Path:
     raise HangulOcrError(
         f"no {TRAIN} in {input_dir} or in a folder of it{packed or '; put the competition there or name its folder'}"
     )
+
+
+def competitions_in(folder: Path) -> list[Path]:
+    """Return the folders with a train.csv: ``folder``, or those in it, or, unpacked one too deep, in these."""
+    found: list[Path] = []
+    for path in (path.parent for depth in ("", "*/", "*/*/") for path in sorted(folder.glob(depth + TRAIN))):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and not {path, *path.parents}.intersection(found):
+            found.append(path)
+    return found
 
 
 def read_competition(folder: Path) -> Competition:

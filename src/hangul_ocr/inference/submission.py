@@ -78,9 +78,18 @@ def validate_file(path: Path, competition: Competition) -> list[str]:
     Raises ``HangulOcrError`` if the competition has no template to hold it against.
     """
     competition.template_paths()
-    return validate_submission(
-        read_table(path), competition.template, competition.template_key, competition.template_text
-    )
+    table = read_table(path)
+    if not _is_utf8(path):
+        return ["it is in cp949, not UTF-8: DACON and Kaggle would read other letters; save it as `CSV UTF-8`"]
+    return validate_submission(table, competition.template, competition.template_key, competition.template_text)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def submission_warnings(submission: pd.DataFrame, text: str) -> list[str]:
