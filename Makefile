@@ -11,8 +11,8 @@ help: ## show this list
 	@echo "usage: make TARGET [NAME=value ...]"
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do printf '  %-6s %s\n' "$$name" "$$text"; done
 
-run: $(VENV)/installed ## everything: data to submission.csv and pictures  [DATA=folder] [PRESET=quick] [RUN=name]
-	@"$(BIN)/hangul-ocr" run $(if $(PRESET),--preset "$(PRESET)") \
+run: $(VENV)/installed ## everything: data to submission.csv and pictures  [DATA=folder] [PRESET=quick] [RUN=name] [ALSO="a.lmdb b.lmdb"]
+	@"$(BIN)/hangul-ocr" run $(foreach store,$(ALSO),--also "$(store)") $(if $(PRESET),--preset "$(PRESET)") \
 		$(if $(DATA),--data "$(DATA)") $(if $(RUN),--run "$(RUN)")
 
 test: $(VENV)/installed-for-tests ## the tests, then the style checks
