@@ -146,7 +146,7 @@ def test_another_layout_by_its_content(mini_competition: Path) -> None:
 
 def test_a_test_table_of_another_layout_is_named(mini_competition: Path) -> None:
     write_csv(mini_competition / "test.csv", ("crop",), [("./test/test_00001.png",)])
-    with pytest.raises(HangulOcrError, match=r"test\.csv: no column 'img_path'"):
+    with pytest.raises(HangulOcrError, match=r"train\.csv calls .*'img_path', test\.csv has no such column"):
         read_competition(mini_competition)
 
 

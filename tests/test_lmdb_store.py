@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -276,7 +277,17 @@ def test_a_wrong_folder(tmp_path: Path) -> None:
     write_clova(tmp_path / "other", [])
     with lmdb.open(str(tmp_path / "other")) as environment, environment.begin(write=True) as transaction:
         transaction.delete(b"num-samples")
-    for name, message in (("nowhere", "no LMDB there"), ("junk", "cannot be opened"), ("other", "num-samples")):
+    (tmp_path / "several" / "inner").mkdir(parents=True)
+    (tmp_path / "several" / "inner" / "data.mdb").write_bytes(b"x")
+    (tmp_path / "file").write_bytes(b"x")
+    inner = re.escape(str(tmp_path / "several" / "inner"))
+    for name, message in (
+        ("nowhere", r"no LMDB there \(no such folder"),
+        ("file", r"no LMDB there \(it is a file"),
+        ("several", rf"no LMDB there \(it holds 1 of them: name {inner}"),
+        ("junk", "cannot be opened"),
+        ("other", "num-samples"),
+    ):
         with pytest.raises(HangulOcrError, match=message):
             LmdbReader(tmp_path / name)
 

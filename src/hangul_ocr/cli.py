@@ -158,7 +158,7 @@ def _verify(path: Path, options: argparse.Namespace) -> int:
             known = f"content hash {manifest.content_hash}" if manifest else "no manifest to hold them against"
             print(f"{path}: {len(reader):,} records, all whole; {known}")
     except HangulOcrError as error:
-        print(f"{path}: {error}")
+        print(error if str(error).startswith(str(path)) else f"{path}: {error}")
         return ERROR
     return DONE
 

@@ -281,7 +281,10 @@ def _read_test(folder: Path, columns: Columns, template: pd.DataFrame) -> pd.Dat
     if table.columns.empty:
         return pd.DataFrame({"img_path": []}, dtype=object)
     if columns.path not in table.columns:
-        raise HangulOcrError(f"{folder / TEST}: no column {columns.path!r} ({', '.join(table.columns)}); see {TRAIN}")
+        raise HangulOcrError(
+            f"{folder}: {TRAIN} calls the column of image paths {columns.path!r}, {TEST} has no such column "
+            f"({', '.join(table.columns)}); name both alike, {'img_path'!r} as handed out"
+        )
     wanted = {"img_path": columns.path}
     if columns.id in table.columns:
         wanted["id"] = columns.id

@@ -321,10 +321,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_inherited)
 
 
+def _what_is_there(path: Path) -> str:
+    """Say what lies at a path where a store was looked for, and what to name or do instead."""
+    if path.is_file():
+        return f"it is a file; a store is the folder of a {DATA_FILE}"
+    inside = sorted(file.parent for file in path.glob(f"*/{DATA_FILE}"))
+    if inside:
+        names = ", ".join(map(str, inside[:3])) + (" ..." if len(inside) > 3 else "")
+        return f"it holds {len(inside)} of them: name {names}"
+    there = f"it has no {DATA_FILE}" if path.is_dir() else "no such folder"
+    return f"{there}; `hangul-ocr lmdb` and `hangul-ocr import` write stores"
+
+
 def _open_shared(path: Path) -> _Handle:
     file = path / DATA_FILE
     if not file.is_file():
-        raise HangulOcrError(f"{path}: no LMDB there ({DATA_FILE} is missing); write it with `hangul-ocr lmdb`")
+        raise HangulOcrError(f"{path}: no LMDB there ({_what_is_there(path)})")
     status = file.stat()
     # Windows gives no inode before Python 3.12 in some file systems; the path's hash stands in.
     identity = (status.st_dev, status.st_ino or hash(file.resolve()))
