@@ -206,6 +206,20 @@ def test_an_outdoor_layout_that_is_none_says_what_was_found(tmp_path: Path) -> N
         list(import_samples("aihub-outdoor", [tmp_path]))
 
 
+def test_half_of_an_outdoor_set_says_which_half_is_missing(tmp_path: Path) -> None:
+    outdoor(tmp_path, ([1, 2, 90, 40], "예시"))
+    for half, missing in (("labels", r"no image: name their .*원천"), ("images", r"no label: name their .*라벨")):
+        with pytest.raises(HangulOcrError, match=missing):
+            list(import_samples("aihub-outdoor", [tmp_path / half]))
+
+
+def test_an_outdoor_set_taken_for_text_in_the_wild_is_named(tmp_path: Path) -> None:
+    for number in range(201):  # more files than any of AI Hub 81's parts
+        outdoor(tmp_path, ([1, 2, 90, 40], "예시"), stem=f"{STEM}_{number}", data=b"x")
+    with pytest.raises(HangulOcrError, match="see aihub-outdoor"):
+        list(import_samples("aihub-wild", [tmp_path]))
+
+
 # --- AI Hub 81, Text in the wild ------------------------------------------------------------------------------------
 
 

@@ -37,11 +37,18 @@ def plan_outdoor(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Pl
     found = scan(paths)
     labels, images = found.with_suffix({".json"}), FileIndex(found.images())
     if not (labels and images.files):
-        raise found.unknown_layout(f"AI Hub 105: {OUTDOOR_LAYOUT}")
+        raise found.unknown_layout(f"AI Hub 105: {OUTDOOR_LAYOUT}", _missing_half(labels, images))
     yield from found.left_out
     yield from found.others({".json"}, "a label")
     yield from _photographs(labels, images)
     yield from (LeftOut(image.name, "image without label file") for image in images.unused())
+
+
+def _missing_half(labels: Sequence[StoredFile], images: FileIndex) -> str:
+    """Say what else must be named: the labels and the images of this set come in zips of their own."""
+    if images.files:
+        return "no label: name their folder or zip ([라벨]...), too"
+    return "no image: name their folder or zip ([원천]...), too" if labels else ""
 
 
 def _photographs(labels: Sequence[StoredFile], images: FileIndex) -> Iterator[OutdoorPhotograph]:

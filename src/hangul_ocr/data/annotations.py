@@ -118,7 +118,8 @@ def annotation_files(found: Scan, *, boxes: bool, looked_for: str) -> tuple[list
     if parts and found.images():
         return parts, others
     found.left_out += [record for record in others if record.reason == "damaged JSON"]
-    raise found.unknown_layout(looked_for + _hint(set(kinds.values()), boxes))
+    hint = _hint(set(kinds.values()), boxes) or _paired_hint(files, found.images())
+    raise found.unknown_layout(looked_for + hint)
 
 
 def _kind(file: StoredFile) -> str:
@@ -144,6 +145,13 @@ def _hint(kinds: set[str], boxes: bool) -> str:
     if boxes and "plain" in kinds:
         return " (a .json without bbox is there: see aihub-fonts)"
     return " (a .json with bbox is there: see aihub-wild and aihub-outdoor)" if not boxes and "boxes" in kinds else ""
+
+
+def _paired_hint(files: Sequence[StoredFile], images: Sequence[StoredFile]) -> str:
+    """Tell of the layout of AI Hub 105, whose photographs have a file each."""
+    stems = {image.stem for image in images}
+    paired = sum(file.stem in stems for file in files)
+    return " (images with a .json of their own name are there: see aihub-outdoor)" if 2 * paired > len(files) else ""
 
 
 def stream(file: StoredFile, name: str) -> Iterator[Any]:
