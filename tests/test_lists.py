@@ -291,6 +291,14 @@ def test_a_list_in_utf16(tmp_path: Path, encoding: str) -> None:
     assert [(record.key, record.reason) for record in left_out] == [("set/gt.txt:4", "damaged line")]
 
 
+def test_a_list_beside_the_folder_that_its_paths_begin_in(tmp_path: Path) -> None:
+    folder = crops(tmp_path / "set", "images/1.png", "images/2.png", "other/3.png")
+    write(folder / "labels.csv", "file,label\n1.png,가\n2.png,나\n3.png,다\n")
+    samples, left_out = taken("list", folder)
+    assert {key: sample.text for key, sample in samples.items()} == {"set/images/1.png": "가", "set/images/2.png": "나"}
+    assert reasons(left_out) == {"missing image": 1, "image not in any list": 1}
+
+
 @pytest.mark.parametrize("start", ["C:\\data\\", "/home/me/", "\\\\server\\share\\", "c:/x/../"])
 def test_absolute_paths_are_told_with_what_to_cut_off(tmp_path: Path, start: str) -> None:
     folder = crops(tmp_path / "set", "img/a.png")

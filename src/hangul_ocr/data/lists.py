@@ -2,7 +2,7 @@
 
 Clova's ``gt.txt`` and PaddleOCR's label files are ``path<TAB>label``, ICDAR's word lists ``path,script,label``,
 TextRecognitionDataGenerator's ``labels.txt`` ``file<SPACE>label``; spreadsheets save a CSV whose header names the
-columns. Paths begin at the list or at a folder above it.
+columns. Paths begin at the list, at a folder above it or at one beside it (``images/``).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ LIST, PADDLE, TRDG, MLT = "list", "paddleocr", "trdg", "mlt"
 _CLIMB = 4
 _PROBED_LINES = 20
 _ILLEGIBLE = "###"
+# Folders beside a list in which its images are looked for.
+_BESIDE = 50
 # So many images of one label alone are a numbered series (word_1.jpg), not what somebody had rendered.
 _SERIES = 5
 # How many of an absolute path's last parts are tried, to say what must be cut off before them.
@@ -309,7 +311,7 @@ def _images_in(listed: str) -> list[str]:
 
 
 def find_base(file: StoredFile, parse: Parser, prefixes: dict[str, str]) -> Base:
-    """Return the folder, the list's own or one above, below which most of its first paths exist.
+    """Return the folder, the list's own, one above or one in it, below which most of its first paths exist.
 
     ``prefixes`` are the names of the given folders by their places: a crop's name begins with that of its folder.
     """
@@ -317,7 +319,8 @@ def find_base(file: StoredFile, parse: Parser, prefixes: dict[str, str]) -> Base
     listed = [entry.path if isinstance(entry, Refused) else entry[0] for entry in entries]
     wanted = [path for one in listed for path in _images_in(one) if not path_fault(path)]
     folders = list(Path(file.place).resolve().parents)[: _CLIMB + 1]
-    bases = [Base(folder, _prefix(folder, prefixes)) for folder in folders]
+    beside = sorted(path for path in folders[0].iterdir() if path.is_dir() and not path.is_symlink())[:_BESIDE]
+    bases = [Base(folder, _prefix(folder, prefixes)) for folder in (*folders, *beside)]
     return max(bases, key=lambda base: sum(isinstance(base.find(path), StoredFile) for path in wanted))
 
 
