@@ -688,7 +688,12 @@ def _add_steps(commands: Any) -> None:
         if function is train:
             parser.add_argument("--fold", type=int, metavar="K", help="this fold alone, from 0 (default: all)")
         if function in (pretrain, train):
-            parser.add_argument("--init-from", type=Path, metavar="FILE", help="safetensors weights to start from")
+            parser.add_argument(
+                "--init-from",
+                type=Path,
+                metavar="FILE",
+                help="safetensors weights to start from, of the same backbone or of a shallower ResNet",
+            )
 
 
 def _add_report(commands: Any) -> None:
