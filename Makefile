@@ -26,6 +26,7 @@ lab: $(VENV)/installed ## open JupyterLab on the notebooks
 	@cd notebooks && "../$(BIN)/jupyter-lab"
 
 setup: $(VENV)/installed ## make the environment in .venv  [PYTHON=python3.12]
+	@echo "source $(BIN)/activate puts hangul-ocr on the PATH of this terminal; $(BIN)/hangul-ocr works without"
 
 # The stamps are younger than pyproject.toml as long as it has not changed, so a second run starts at once.
 $(VENV)/installed: pyproject.toml $(BIN)/python

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib.util
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,10 +17,18 @@ import nbformat
 import pytest
 
 from hangul_ocr.data.dacon import read_competition
+from hangul_ocr.data.sources import SOURCES
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import is_placeholder
+from hangul_ocr.inference.decoding import LANGUAGE
+from hangul_ocr.inference.parts import PARTS
 from hangul_ocr.inference.submission import validate_file
+from hangul_ocr.labelled import PREDICTIONS, REPORT
 from hangul_ocr.notebook_runner import NotebookResult, parameter_names, run_notebooks
+from hangul_ocr.session import choose_settings
+from hangul_ocr.settings import preset
+from hangul_ocr.steps import EXTRA, SOUP
+from hangul_ocr.suspects import SUSPECTS
 from hangul_ocr.synthesis.competition import make_competition
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -79,6 +89,30 @@ def test_all_notebooks_share_first_cell_parameters_and_setup(name):
     assert parameters.metadata.tags == ["parameters"]
     assert parameter_names(read(name)) >= COMMON
     assert setup.source == reference[2].source
+
+
+@by_notebook
+def test_paths_that_the_parameters_name_are_seen_from_the_notebooks_folder(name, monkeypatch, tmp_path):
+    comments = code_cells(name)[1].source
+    paths = re.findall(r'"([^"\s]+\.(?:json|lmdb|csv))"', comments)
+    assert all(path.startswith("../") for path in paths)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    (tmp_path / "mine.json").write_text(preset("smoke").to_json(), encoding="utf-8")
+    assert choose_settings(next(path for path in paths if path.endswith("mine.json"))) == preset("smoke")
+
+
+def test_further_data_sets_are_all_named_where_one_is_chosen():
+    words = re.findall(r"[\w-]+", code_cells("03_create_lmdb")[1].source)
+    assert set(SOURCES) <= set(words)
+
+
+def test_rules_of_one_competition_are_not_told_as_everybodys():
+    texts = [cell.source for cell in read("06_submission").cells]
+    for rule in ("pseudo-labels", "`PUBLIC_SHARE` is", "PUBLIC_SHARE = ", "ubmissions a day"):
+        told = [text for text in texts if rule in text]
+        assert told
+        assert all("DACON 235970" in text and "look" in text for text in told), rule
 
 
 # --- the first cell, as Colab and Kaggle run it --------------------------------------------------------------------
@@ -177,3 +211,16 @@ def test_pictures_are_kept_and_none_is_blank(whole):
 
 def test_second_run_trains_and_reads_nothing_again(whole):
     assert whole.untouched
+
+
+def test_page_of_the_output_folder_names_all_that_runs_leave(whole):
+    page = (NOTEBOOKS.parent / "output" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[\w*.-]+", page))
+    assert {"labelled", PREDICTIONS, REPORT, SUSPECTS, "corrections.csv", EXTRA, SOUP, LANGUAGE, PARTS} <= named
+    for path in sorted((whole.root / "output").rglob("*")):
+        inside = path.relative_to(whole.root / "output").parts
+        own = inside[-1] in ("tiny", "tiny-wider", "sample")  # names of runs, ensembles and competitions
+        if own or {"figures", "last", "notebooks"} & set(inside[:-1]):
+            continue
+        kind = re.sub(r"^fold\d+$", "fold0", inside[-1])
+        assert kind == "data.mdb" or any(fnmatch(kind, word) for word in named), "/".join(inside)

@@ -1,20 +1,26 @@
-"""What a newcomer installs: the metadata, conda's list beside it, the Makefile, and what hosted notebooks install."""
+"""What a newcomer installs and reads: metadata, conda's list, the Makefile, what hosted notebooks install, pages."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
 from hangul_ocr import bootstrap
+from hangul_ocr.cli import build_parser
+from hangul_ocr.session import choose_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -98,6 +104,41 @@ def test_make_refuses_a_python_that_is_too_old_and_says_what_to_do(tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.fixture
+def installed(tmp_path) -> Path:
+    """Return a folder with our Makefile and an environment whose ``hangul-ocr`` writes its arguments, one a line."""
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    command = tmp_path / ".venv" / "bin" / "hangul-ocr"
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    for path in (command, command.with_name("python"), tmp_path / ".venv" / "installed"):
+        path.touch()
+        path.chmod(0o755)
+    return tmp_path
+
+
+def made(folder: Path, *arguments: str) -> list[str]:
+    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+
+
+def test_make_run_hands_on_each_of_several_lmdbs(installed):
+    arguments = made(installed, "run", "ALSO=outdoor.lmdb /data/wild.lmdb", "RUN=more")[:-1]
+    options = build_parser().parse_args(arguments)
+    assert options.also == [Path("outdoor.lmdb"), Path("/data/wild.lmdb")]
+    assert options.run == "more"
+    assert made(installed, "run") == ["run", ""]
+    assert "ALSO=" in next(line for line in made(ROOT, "-s") if line.split()[:1] == ["run"])
+
+
+def test_make_setup_ends_with_where_the_command_is(installed):
+    said = " ".join(made(installed, "setup"))
+    assert "source .venv/bin/activate" in said
+    assert ".venv/bin/hangul-ocr" in said
+
+
 # --- what the first cell of a hosted notebook installs ----------------------------------------------------------------
 
 
@@ -171,3 +212,83 @@ def test_bootstrap_needs_nothing_but_the_standard_library():
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import hangul_ocr.bootstrap"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --- the pages say what there is --------------------------------------------------------------------------------------
+
+PAGES = [
+    *(ROOT / f"{folder}README.md" for folder in ("", "input/", "output/", "submissions/", "benchmarks/")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
+    ROOT / "src" / "hangul_ocr" / "weights" / "MODEL_CARD.md",
+]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def prose(page: Path) -> str:
+    """Return a page, or what a notebook says in its texts and parameters."""
+    if page.suffix != ".ipynb":
+        return page.read_text(encoding="utf-8")
+    cells = nbformat.read(page, as_version=nbformat.NO_CONVERT).cells
+    return "\n".join(c.source for c in cells if c.cell_type == "markdown" or "parameters" in c.metadata.get("tags", []))
+
+
+def whole_commands(text: str) -> list[list[str]]:
+    """Return the arguments of every ``hangul-ocr`` command in the code blocks of a page."""
+    blocks = "\n".join(re.findall(r"^```(?:sh|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    lines = blocks.replace("\\\n", " ").splitlines()
+    commands = [part.strip() for line in lines for part in line.split("&&")]
+    words = [shlex.split(command, comments=True) for command in commands if command.startswith("hangul-ocr ")]
+    return [found[1 : found.index(">") if ">" in found else None] for found in words]
+
+
+def help_of(command: str) -> str:
+    """Return what ``hangul-ocr COMMAND --help`` prints; AssertionError if there is no such command."""
+    with contextlib.redirect_stdout(io.StringIO()) as shown, pytest.raises(SystemExit) as ended:
+        build_parser().parse_args([command, "--help"])
+    assert ended.value.code == 0, f"hangul-ocr {command}: no such command"
+    return shown.getvalue()
+
+
+@each_page
+def test_commands_on_a_page_are_ones_that_the_command_line_takes(page):
+    text = prose(page)
+    for arguments in whole_commands(text):
+        build_parser().parse_args(arguments)  # a SystemExit, with its message on stderr, if it does not
+    for mention in re.findall(r"`(?:\.venv/bin/)?hangul-ocr\s([^`]+)`", text):
+        command, *rest = mention.split()
+        options = [word for word in rest if word.startswith("--")]
+        known = build_parser().format_help() if command.startswith("--") else help_of(command)
+        assert all(re.search(rf"{option}\b", known) for option in options), mention
+
+
+@each_page
+def test_make_variables_on_a_page_are_ones_that_the_makefile_reads(page):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target, values in re.findall(r"\bmake ([a-z]+)((?: [A-Z_]+=(?:\"[^\"]*\"|[^\s`]+))*)", prose(page)):
+        named = re.findall(r"([A-Z_]+)=", values)
+        assert not named or re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        assert all(f"$({name})" in makefile for name in named), values
+
+
+@each_page
+def test_links_to_files_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", prose(page)):
+        assert "://" in link or (page.parent / link).exists(), link
+
+
+def test_readme_tells_how_to_start_without_make_and_where_the_command_is():
+    text = prose(ROOT / "README.md")
+    for said in ("source .venv/bin/activate", ".venv\\Scripts\\activate", "WSL", "`pip install -e .`"):
+        assert said in text
+    conda = "conda env create -f environment.yml && conda activate hangul-ocr"
+    assert conda in text
+    assert conda in (ROOT / "environment.yml").read_text(encoding="utf-8")
+
+
+def test_readme_tells_where_the_folds_start_from_as_the_presets_have_it():
+    text = prose(ROOT / "README.md")
+    assert choose_settings("quick").start == "shipped"
+    assert choose_settings("scratch").start == "scratch"
+    assert '`quick` starts every fold from the weights that ship (`"start": "shipped"`' in text
+    assert "`--from-scratch` (the preset `scratch`) pretrains" in text
