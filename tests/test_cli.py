@@ -126,6 +126,13 @@ def test_settings_are_printed_as_json_that_can_be_read_again(capsys):
     assert "preset 'nope' is unknown; choose one of smoke" in error_of(capsys, "settings", "--preset", "nope")
 
 
+def test_a_settings_file_is_found_from_the_notebooks_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("--preset", "--settings"):
+        options = cli.build_parser().parse_args(["run", name, "mine.json"])
+        assert cli._preset(options) == str(tmp_path / "mine.json")
+
+
 def test_report_of_a_run_is_one_page_and_two_runs_are_compared(trained, capsys):
     assert cli.main(["report", "--preset", "smoke", "--max-megabytes", "1"]) == 0
     said = capsys.readouterr().out

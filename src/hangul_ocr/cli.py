@@ -515,7 +515,8 @@ def _preset(options: argparse.Namespace, workspace: Workspace | None = None) -> 
     if workspace and options.run and not options.preset and options.seed is None:
         kept = workspace.output / "runs" / options.run / "settings.json"
         return str(kept) if kept.is_file() else "quick"
-    return options.preset or "quick"
+    preset = options.preset or "quick"
+    return str(Path(preset).expanduser().resolve()) if preset.lower().endswith(".json") else preset
 
 
 def _absolute(data: str) -> str:
