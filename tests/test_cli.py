@@ -8,15 +8,17 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from conftest import crop_png, write_csv
 
-from hangul_ocr import cli, notebook_runner, steps, weights
+from hangul_ocr import cli, inference, notebook_runner, steps, weights
 from hangul_ocr.data.corrections import read_corrections
 from hangul_ocr.data.dacon import read_competition
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import Alphabet
+from hangul_ocr.labelled import file_parts, find_readers
 from hangul_ocr.models.checkpoint import load_model, read_header, save_model
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.notebook_runner import NotebookFailed, NotebookResult
@@ -104,6 +106,17 @@ def test_each_step_has_help_with_an_example(capsys, step):
     assert f"example: hangul-ocr {step} " in help_text(capsys, step)
 
 
+def test_help_tells_what_is_read_written_and_returned(capsys):
+    assert "130 interrupted. Images that cannot be read are named on stderr" in " ".join(help_text(capsys).split())
+    told = {
+        "predict": "folders with all that lie below them",
+        "evaluate": "predictions.csv (img_path,text,confidence, img_path being the crop's key in the LMDB)",
+        "compare": "the name of a run or ensemble, or a CSV with img_path, text (the label) and prediction",
+    }
+    for step, what in told.items():
+        assert what in " ".join(help_text(capsys, step).split())
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["nonsense"], ["train", "--time-limit", "-3"], ["predict", "a.png"], ["lmdb", "--seed", "x"]]
 )
@@ -156,11 +169,38 @@ def test_compare_says_what_it_takes(trained, tmp_path, capsys):
     message = error_of(capsys, "compare", "smoke-sample", tmp_path / "predicted.csv")
     assert "columns img_path, text (the label) and prediction" in message
     assert "delete" not in message
+    labelled = table.assign(prediction=table["text"])
+    for wrong in (labelled.iloc[:0], labelled.drop(columns="img_path"), pd.concat([labelled] * 2)):
+        wrong.to_csv(tmp_path / "wrong.csv", index=False)
+        message = error_of(capsys, "compare", "smoke-sample", tmp_path / "wrong.csv")
+        assert "runs and ensembles by their names, and tables with the columns" in message
+        assert "delete" not in message
+
+
+def test_an_ensemble_is_compared_by_its_name_or_its_table(trained, tmp_path, capsys):
+    assert cli.main(["ensemble", "--run", "smoke-sample", "--views", "wider"]) == 0
+    out = ["--out", str(tmp_path)]
+    assert cli.main(["compare", "smoke-sample", "smoke-sample-wider", *out]) == 0
+    by_name = capsys.readouterr().out
+    assert "accuracy of smoke-sample-wider" in by_name
+    table = trained / "output" / "ensembles" / "smoke-sample-wider" / "ensemble_oof.csv"
+    assert cli.main(["compare", "smoke-sample", str(table), *out]) == 0
+    assert capsys.readouterr().out in by_name
 
 
 def test_a_data_folder_that_is_none_stops_run_before_any_notebook(trained, capsys):
     assert "no train.csv in" in error_of(capsys, "run", "--preset", "smoke", "--data", "nosuch")
     assert not (trained / "output" / "notebooks").exists()
+
+
+def test_input_that_cannot_be_read_stops_run_before_any_notebook(workspace, capsys):
+    for name in ("open", "other"):
+        (workspace / "input" / name).mkdir(parents=True)
+    write_csv(workspace / "input" / "open" / "train.csv", ("one", "two", "three"), [("a", "b", "c")])
+    assert "columns not recognised" in error_of(capsys, "run", "--preset", "smoke")
+    write_csv(workspace / "input" / "other" / "train.csv", ("img_path", "text"), [("a.png", "가")])
+    assert "several competitions" in error_of(capsys, "run", "--preset", "smoke")
+    assert not (workspace / "output" / "notebooks").exists()
 
 
 def test_compare_names_the_runs_there_are(trained, capsys):
@@ -259,9 +299,23 @@ def test_weights_to_start_from_that_are_none(trained, tmp_path, capsys, content)
     assert not (trained / "output" / "runs" / "other").exists()
 
 
+def test_a_start_that_fails_leaves_no_run_folder(trained, tmp_path, capsys):
+    values = json.loads(preset("smoke").to_json())
+    values["model"]["hidden"] = 48
+    (tmp_path / "wider.json").write_text(json.dumps(values), encoding="utf-8")
+    start = ("--run", "fails", "--init-from", trained / "output/runs/smoke-sample/fold0/best.safetensors")
+    for step in ("pretrain", "train"):
+        message = error_of(capsys, step, "--settings", tmp_path / "wider.json", *start)
+        assert "best.safetensors: " in message
+        assert "the settings want" in message
+    assert "pretrain under --from-scratch" in error_of(capsys, "pretrain", "--preset", "quick", *start)
+    assert not (trained / "output" / "runs" / "fails").exists()
+
+
 def test_folds_need_a_pretraining_or_weights(trained, capsys):
     message = error_of(capsys, "train", "--preset", "smoke", "--run", "no-pretraining")
     assert "pretraining is not finished; run notebook 04 or `hangul-ocr pretrain` first" in message
+    assert not (trained / "output" / "runs" / "no-pretraining").exists()
     assert "fold 9: the settings have folds 0 to 1" in error_of(capsys, "train", "--preset", "smoke", "--fold", "9")
 
 
@@ -344,6 +398,14 @@ def test_a_submission_of_other_rows_is_refused_with_every_reason(trained, tmp_pa
     good.iloc[:, 1] = "가"
     good.to_csv(tmp_path / "excel.csv", index=False, encoding="cp949")
     assert "cp949, not UTF-8" in error_of(capsys, "validate", tmp_path / "excel.csv")
+
+
+def test_a_submission_handed_in_twice_is_logged_once_and_that_is_said(trained, capsys):
+    log = trained / "submissions" / "log.csv"
+    before = log.read_bytes()
+    assert cli.main(["submit", "--preset", "smoke"]) == 0
+    assert "log.csv: not logged again, the same file of smoke-sample is its row 1" in capsys.readouterr().out
+    assert log.read_bytes() == before
 
 
 # --- stopping and going on ------------------------------------------------------------------------------------------
@@ -499,6 +561,49 @@ def test_predict_keeps_paths_as_given_and_fills_what_it_cannot_read(trained, tmp
     assert len((tmp_path / "lists.jsonl").read_text(encoding="utf-8").splitlines()) == len(table)
 
 
+def test_predict_of_many_images_goes_on_where_it_was_stopped(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(inference.predict, "CHUNK", 4)
+    monkeypatch.chdir(tmp_path)
+    for number in range(10):
+        target = tmp_path / "many" / f"{number}.png"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(crop_png(number)[: 100 if number in (1, 6) else None])
+    command = ["predict", "many", "--run", "smoke-sample", "--csv"]
+    assert cli.main([*command, "whole.csv"]) == 0
+    expected, read, sizes = capsys.readouterr(), inference.predict._read_chunk, []
+
+    def stopping(readers, crops, *rest):
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+        sizes.append(len(crops))
+        return read(readers, crops, *rest)
+
+    monkeypatch.setattr(inference.predict, "_read_chunk", stopping)
+    assert cli.main([*command, "stopped.csv"]) == 130
+    assert not (tmp_path / "stopped.csv").exists()
+    sizes.clear()
+    assert cli.main([*command, "stopped.csv"]) == 0
+    assert sizes == [2]
+    assert (tmp_path / "stopped.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not read")]
+    assert told == [line for line in expected.err.splitlines() if line.startswith("not read")]
+    assert len(told) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"many", "whole.csv", "stopped.csv"}
+
+
+def test_predict_begins_anew_with_an_image_that_changed(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference.predict, "CHUNK", 2)
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(crop_png(number))
+    source, readers = inference.predict.find_crops([str(tmp_path)]), find_readers(find_workspace(), "smoke-sample")
+    parts = file_parts(tmp_path / "out.csv", readers, source, 1)
+    assert file_parts(tmp_path / "out.csv", readers, source, 1).folder == parts.folder
+    assert file_parts(tmp_path / "out.csv", readers, source, 5).folder != parts.folder
+    assert file_parts(tmp_path / "out.csv", find_readers(find_workspace()), source, 1).folder != parts.folder
+    (tmp_path / "1.png").write_bytes(crop_png(9))
+    assert file_parts(tmp_path / "out.csv", readers, source, 1).folder != parts.folder
+
+
 def test_predict_refuses_what_holds_no_image(trained, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.png").write_bytes(b"no image")
@@ -554,6 +659,7 @@ def test_suspects_become_corrections_and_decisions_are_not_overwritten(trained, 
     sure = ["--out", str(tmp_path / "none.csv"), "--confidence", "1.1"]
     assert cli.main(["suspects", "--preset", "smoke", *sure]) == 0
     assert "no label is contradicted" in capsys.readouterr().out
+    assert not (tmp_path / "none.csv").exists()
     found.loc[0, "action"] = "drop"
     write_table(found, out)
     assert "holds 1 decisions" in error_of(capsys, *command)

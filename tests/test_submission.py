@@ -152,8 +152,8 @@ def test_many_problems_are_all_listed_and_few_rows_named(competition: Competitio
     assert "and 5 more" in found[0]
 
 
-def log_one(path: Path, run: str, sha256: str = "abc", **more: str) -> None:
-    log_submission(
+def log_one(path: Path, run: str, sha256: str = "abc", **more: str) -> int | None:
+    return log_submission(
         path, run=run, commit="0123abc", cv=0.51234, cv_low=0.49, cv_high=0.53, file="s.csv", sha256=sha256, **more
     )
 
@@ -176,8 +176,8 @@ def test_the_log_grows_and_keeps_what_people_typed(tmp_path: Path) -> None:
 
 
 def test_the_same_file_of_a_run_is_logged_once(tmp_path: Path) -> None:
-    for run, sha256 in (("a", "1"), ("a", "1"), ("a", "2"), ("b", "1")):
-        log_one(tmp_path / "log.csv", run, sha256)
+    given = (("a", "1"), ("a", "1"), ("a", "2"), ("b", "1"), ("a", "2"))
+    assert [log_one(tmp_path / "log.csv", run, sha256) for run, sha256 in given] == [None, 1, None, None, 2]
     assert len(pd.read_csv(tmp_path / "log.csv", encoding="utf-8-sig")) == 3
 
 

@@ -168,7 +168,7 @@ def pretrain(options: argparse.Namespace) -> None:
     from hangul_ocr import steps
 
     session = _session(options)
-    steps.require_start(session.settings, options.init_from)  # before a run folder is made
+    steps.require_pretraining_start(session.settings, options.init_from)  # before a run folder is made
     steps.say_how_long(steps.estimated_seconds(session.run)["pretrain"])
     result = steps.pretrain_run(session.run, session.prepared, session.deadline, options.init_from)
     _say(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of its own validation crops are read exactly")
@@ -180,7 +180,8 @@ def train(options: argparse.Namespace) -> None:
 
     session = _session(options)
     folds = None if options.fold is None else [options.fold]
-    steps.require_start(session.settings, options.init_from, folds or [])  # before a run folder is made
+    folder = steps.run_folder(session.workspace, session.name)
+    steps.require_training_start(folder, session.settings, options.init_from, folds or [])  # before it is made
     steps.say_how_long(steps.estimated_seconds(session.run, folds)["train"])
     for result in steps.train_run(session.run, session.prepared, options.init_from, session.deadline, folds):
         _say(f"{result.best}: {100 * result.progress.best_accuracy:.1f} % of the fold's own crops")
@@ -229,10 +230,10 @@ def suspects(options: argparse.Namespace) -> None:
 
     session = _trained_session(options)
     table = find_suspects(session.run, session.prepared.train, options.confidence).head(options.most)
-    path = write_suspects(table, options.out or session.run.folder / SUSPECTS)
     if table.empty:
-        print(f"{path}: no label is contradicted with a confidence of {options.confidence} or more; lower --confidence")
+        print(f"no label is contradicted with a confidence of {options.confidence} or more: nothing is written")
         return
+    path = write_suspects(table, options.out or session.run.folder / SUSPECTS)
     session.show(show_suspects(table, session.prepared.train), "suspects")
     print(
         f"{path}: {len(table):,} labels; pictures of the first in {session.workspace.output / 'figures'}/suspects.png"
@@ -266,7 +267,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Compare two runs on the same crops: what got better, what got worse, and whether that may be chance."""
+    """Compare two runs or ensembles on the same crops: what got better or worse, and whether that may be chance."""
     from hangul_ocr import results
     from hangul_ocr.error_report import comparison_pictures
     from hangul_ocr.evaluation.comparison import comparison_table, verdict
@@ -325,7 +326,7 @@ def predict(options: argparse.Namespace) -> None:
     """Read images, folders of images, or the images that a CSV's column img_path names."""
     from hangul_ocr.data.tables import write_table
     from hangul_ocr.inference.predict import find_crops, read_files, save_candidates
-    from hangul_ocr.labelled import find_readers
+    from hangul_ocr.labelled import file_parts, find_readers, forget_file_parts
 
     source = find_crops(options.images)
     _refuse_to_overwrite(options.images, options.csv, options.n_best)
@@ -333,10 +334,13 @@ def predict(options: argparse.Namespace) -> None:
     models, fusion = readers.models(), readers.fusion()
     # One model without a second opinion reads greedily: five times faster, and its N-best would choose the same.
     weighs = options.n_best or fusion or len(models) > 1
-    table, readings = read_files(models, source, options.n_best_count or (5 if weighs else 1), fusion)
+    count = options.n_best_count or (5 if weighs else 1)
+    parts = file_parts(options.csv, readers, source, count)
+    table, readings = read_files(models, source, count, fusion, parts)
     write_table(table, options.csv)
     if options.n_best:
         save_candidates(options.n_best, source.names, readings)
+    forget_file_parts(options.csv)
     for index, reason in sorted(source.unreadable.items()):
         print(f"not read: {source.names[index]}: {reason}", file=sys.stderr)
     unread = f", {len(source.unreadable):,} of them not readable and left empty" if source.unreadable else ""
@@ -418,9 +422,10 @@ def settings(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do everything: run the notebooks in order, headless, and end with a short table."""
-    from hangul_ocr.data.dacon import find_competition
+    from hangul_ocr.data.dacon import competitions_in
     from hangul_ocr.notebook_runner import NotebookFailed, run_notebooks
     from hangul_ocr.session import ALSO, STOP_AT, choose_settings
+    from hangul_ocr.steps import open_competition
 
     workspace = _workspace()
     preset = _preset(options, workspace)
@@ -429,8 +434,8 @@ def run(options: argparse.Namespace) -> int:
     if options.time_limit:
         os.environ[STOP_AT] = str(time.time() + 60 * options.time_limit)
     parameters = {"DATA": _absolute(options.data), "PRESET": preset, "RUN": options.run}
-    if options.data:
-        find_competition(Path(parameters["DATA"]))  # before a notebook starts
+    if options.data or competitions_in(workspace.input):
+        open_competition(workspace, parameters["DATA"])  # what is wrong there is said before a notebook starts
     try:
         done = run_notebooks(
             workspace.root / "notebooks",
@@ -708,8 +713,8 @@ def _add_report(commands: Any) -> None:
 
 def _add_compare(commands: Any) -> None:
     parser = _command(commands, compare, "compare quick-sample colab-sample")
-    for name, which in (("first", "the run to compare with"), ("second", "the run that may be better")):
-        text = f"{which}: its name, or a CSV with img_path,text,prediction"
+    for name, which in (("first", "what to compare with"), ("second", "what may be better")):
+        text = f"{which}: the name of a run or ensemble, or a CSV with img_path, text (the label) and prediction"
         parser.add_argument(name, metavar="AB"[name == "second"], help=text)
     _add_data(parser)
     text = "folder for the pictures (default: output/figures)"
@@ -738,7 +743,11 @@ def _add_predict(commands: Any) -> None:
         metavar="IMAGES",
         help="images, folders with all that lie below them, or CSV files with a column img_path",
     )
-    parser.add_argument("--csv", type=Path, required=True, metavar="OUT", help="where img_path,text,confidence go")
+    text = (
+        "where img_path,text,confidence go; an image that cannot be read has no text and the confidence 0. Stopped "
+        "on many images, the same command goes on"
+    )
+    parser.add_argument("--csv", type=Path, required=True, metavar="OUT", help=text)
     parser.add_argument(
         "--run",
         default="",
@@ -775,7 +784,10 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("lmdb", type=Path, metavar="LMDB", help="labelled crops that nothing was trained on")
     text = "the run whose models read (default: the weights that ship)"
     parser.add_argument("--run", default="", metavar="RUN", help=text)
-    text = "folder for predictions.csv and report.html (default: output/labelled/LMDB-RUN)"
+    text = (
+        "folder for predictions.csv (img_path,text,confidence, img_path being the crop's key in the LMDB) and "
+        "report.html (default: output/labelled/LMDB-RUN)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
 
 

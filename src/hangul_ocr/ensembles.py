@@ -33,13 +33,13 @@ from hangul_ocr.inference.predict import read_crops, save_candidates
 from hangul_ocr.inference.submission import file_sha256
 from hangul_ocr.inference.views import PLAIN, known_views
 from hangul_ocr.models.checkpoint import load_model
-from hangul_ocr.results import MEMBERS, TEST_CANDIDATES, TEST_PREDICTIONS
+from hangul_ocr.results import ENSEMBLE_OOF, MEMBERS, TEST_CANDIDATES, TEST_PREDICTIONS
 from hangul_ocr.steps import Prepared
 from hangul_ocr.training.kfold import Run, load_run
 from hangul_ocr.training.loop import BEST
 from hangul_ocr.workspace import Workspace, atomic_write_json
 
-RECORD, COMPARISON, ENSEMBLE_OOF = "ensemble.json", "comparison.csv", "ensemble_oof.csv"
+RECORD, COMPARISON = "ensemble.json", "comparison.csv"
 #: The column of ``members.csv`` with what the ensemble chose.
 JOINT = "the ensemble"
 _FORMAT = 2

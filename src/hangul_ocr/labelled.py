@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,9 +22,10 @@ from hangul_ocr.error_report import WrittenReport, error_report, write_page
 from hangul_ocr.evaluation.errors import error_frame
 from hangul_ocr.evaluation.slices import with_slices
 from hangul_ocr.hangul import HangulOcrError
-from hangul_ocr.inference.decoding import load_fusion
-from hangul_ocr.inference.parts import forget_parts
-from hangul_ocr.inference.predict import predictions_frame, read_crops
+from hangul_ocr.inference import predict
+from hangul_ocr.inference.decoding import LANGUAGE, load_fusion
+from hangul_ocr.inference.parts import Parts, forget_parts
+from hangul_ocr.inference.predict import CropFiles, FileParts, predictions_frame, read_crops
 from hangul_ocr.inference.views import PLAIN
 from hangul_ocr.models.checkpoint import load_model
 from hangul_ocr.models.language import Fusion
@@ -32,7 +34,7 @@ from hangul_ocr.results import data_of, with_crop_facts
 from hangul_ocr.settings import Settings, preset
 from hangul_ocr.training.kfold import Run, load_run
 from hangul_ocr.weights import shipped_weights
-from hangul_ocr.workspace import Workspace
+from hangul_ocr.workspace import Workspace, pick_number_type
 
 PREDICTIONS, REPORT = "predictions.csv", "report.html"
 
@@ -75,6 +77,32 @@ def find_readers(workspace: Workspace, name: str = "") -> Readers:
         return Readers("shipped", [shipped_weights()], preset("quick"))
     run = load_run(workspace.output / "runs" / name)
     return Readers(run.folder.name, run.fold_checkpoints(), run.settings, run)
+
+
+def file_parts(csv: Path, readers: Readers, source: CropFiles, candidates: int) -> FileParts | None:
+    """Return where readings of image files are kept, beside ``csv``, until it is written; None for a few, read in one.
+
+    :func:`forget_file_parts` removes them.
+    """
+    if len(source) <= predict.CHUNK:
+        return None
+    language = readers.run.folder / LANGUAGE if readers.run else None
+    learnt = [language.read_text(encoding="utf-8")] if language and language.is_file() else []
+    settings, views = replace(readers.settings, candidates=candidates), [PLAIN] * len(readers.checkpoints)
+    facts = steps.reading_facts([readers.checkpoints], views, settings, learnt)
+    facts |= {"files": steps.hash_of(source.states()), "number_type": pick_number_type()}
+    return FileParts(Parts.of(_beside(csv), facts).folder, source)
+
+
+def forget_file_parts(csv: Path) -> None:
+    """Remove what :func:`file_parts` kept beside ``csv``."""
+    forget_parts(_beside(csv))
+    with suppress(OSError):  # it is not there, or holds what is not ours
+        _beside(csv).rmdir()
+
+
+def _beside(csv: Path) -> Path:
+    return csv.with_name(f"{csv.name}.reading")
 
 
 def read_labelled(

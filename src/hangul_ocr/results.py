@@ -23,15 +23,22 @@ from hangul_ocr.evaluation.errors import error_frame
 from hangul_ocr.evaluation.metrics import Scores, join_answers, score
 from hangul_ocr.evaluation.slices import picture_facts, with_slices
 from hangul_ocr.hangul import HangulOcrError
+from hangul_ocr.inference.joining import CHOSEN
 from hangul_ocr.inference.submission import LOG, file_sha256, read_log
 from hangul_ocr.training.kfold import ENVIRONMENT, Run
 from hangul_ocr.workspace import Workspace, atomic_write_json
 
 ANSWERS = Path("answers") / "test_answers.csv"
 OOF, OOF_CANDIDATES, MEMBERS = "oof.csv", "oof_candidates.jsonl", "members.csv"
+#: In an ensemble's folder: its members' and, nested, its ways' out-of-fold predictions.
+ENSEMBLE_OOF = "ensemble_oof.csv"
 TEST_PREDICTIONS, TEST_CANDIDATES = "test_predictions.csv", "test_candidates.jsonl"
 RESCORED = "N-best re-scored"
 _AGAIN = "put the original file back, or delete it and run `hangul-ocr ensemble` again"
+_COMPARED = (
+    "what is compared are runs and ensembles by their names, and tables with the columns img_path, text (the label) "
+    f"and prediction, as a run's {OOF}"
+)
 #: Stands for a crop whose bytes are no whole image: (H, W, 3) uint8.
 UNREADABLE = np.full((32, 96, 3), 160, np.uint8)
 OOF_COLUMNS = ["img_path", "text", "prediction", "confidence", "fold"]
@@ -75,27 +82,31 @@ def load_oof(run: Run) -> pd.DataFrame:
 
 
 def _checked_predictions(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    table = read_table(path)
+    return _checked(path, read_table(path), columns, _AGAIN)
+
+
+def _checked(path: Path, table: pd.DataFrame, columns: Sequence[str], advice: str) -> pd.DataFrame:
+    """Return the table of ``path`` with numbers as numbers; what is wrong with it is told with ``advice``."""
     lacking = [name for name in columns if name not in table]
     if not len(table):
-        raise HangulOcrError(f"{path}: no rows; {_AGAIN}")
+        raise HangulOcrError(f"{path}: no rows; {advice}")
     if lacking:
-        raise HangulOcrError(f"{path}: no column {lacking[0]} (found: {', '.join(table.columns)}); {_AGAIN}")
+        raise HangulOcrError(f"{path}: no column {lacking[0]} (found: {', '.join(table.columns)}); {advice}")
     for name, kind in (("confidence", float), ("fold", int)):
         if name in table:
-            table[name] = _numbers(path, table, name).astype(kind)
+            table[name] = _numbers(path, table, name, advice).astype(kind)
     repeated = table.loc[table["img_path"].duplicated(), "img_path"]
     if len(repeated):
-        raise HangulOcrError(f"{path}: {repeated.iloc[0]} stands there more than once; {_AGAIN}")
+        raise HangulOcrError(f"{path}: {repeated.iloc[0]} stands there more than once; {advice}")
     return table
 
 
-def _numbers(path: Path, table: pd.DataFrame, name: str) -> pd.Series:
+def _numbers(path: Path, table: pd.DataFrame, name: str, advice: str) -> pd.Series:
     values = pd.to_numeric(table[name], errors="coerce")
     bad = values.isna() | ((values != values.round()) if name == "fold" else ~values.between(0, 1))
     if bad.any():
         row = table[bad].iloc[0]
-        raise HangulOcrError(f"{path}: {row['img_path']} has the {name} {row[name]!r}, which is none; {_AGAIN}")
+        raise HangulOcrError(f"{path}: {row['img_path']} has the {name} {row[name]!r}, which is none; {advice}")
     return values
 
 
@@ -188,27 +199,31 @@ def crop_or_none(train: LmdbReader, key: str) -> np.ndarray | None:
 
 
 def load_predictions(workspace: Workspace, name: str) -> pd.DataFrame:
-    """Return the out-of-fold table of the run ``name``, or the table in a CSV of that path, to compare runs by.
+    """Return the out-of-fold table of the run or ensemble ``name``, or the table in a CSV of that path, to compare by.
 
-    Raises ``HangulOcrError`` if there is neither.
+    Raises ``HangulOcrError`` if there is none of these.
     """
-    is_file = Path(name).suffix.lower() == ".csv" and not (workspace.output / "runs" / name).is_dir()
-    path = Path(name).expanduser() if is_file else require_read(workspace, name)
-    if is_file:
-        _require_labels(path)
-    table = _checked_predictions(path, ("img_path", "text", "prediction"))
+    path = _compared_file(workspace, name)
+    table = read_table(path)
+    if "prediction" not in table and CHOSEN in table:  # an ensemble's table has a column for each way
+        table = table.rename(columns={CHOSEN: "prediction"})
+    if "prediction" not in table and "text" in table:  # as `hangul-ocr predict` and `evaluate` write it
+        raise HangulOcrError(
+            f"{path}: predictions without the labels beside them; {_COMPARED}; `hangul-ocr score` holds predictions "
+            "against answers"
+        )
+    table = _checked(path, table, ("img_path", "text", "prediction"), _COMPARED)
     require_untouched(path)
     return table
 
 
-def _require_labels(path: Path) -> None:
-    """Raise ``HangulOcrError`` for a table of predictions alone, such as `hangul-ocr predict` writes."""
-    table = read_table(path)
-    if "prediction" not in table and "text" in table:
-        raise HangulOcrError(
-            f"{path}: predictions without the labels beside them; what is compared has the columns img_path, text (the "
-            f"label) and prediction, as a run's {OOF}; `hangul-ocr score` holds predictions against answers"
-        )
+def _compared_file(workspace: Workspace, name: str) -> Path:
+    """Return the table that ``name`` stands for: a run's, an ensemble's, or that of this path."""
+    joint, is_run = workspace.output / "ensembles" / name / ENSEMBLE_OOF, (workspace.output / "runs" / name).is_dir()
+    if joint.is_file() and not is_run:
+        return joint
+    is_file = Path(name).suffix.lower() == ".csv" and not is_run
+    return Path(name).expanduser() if is_file else require_read(workspace, name)
 
 
 def load_test_predictions(run: Run, competition: Competition) -> pd.DataFrame:
@@ -237,7 +252,7 @@ def require_read(workspace: Workspace, name: str) -> Path:
 
 
 def compare_named(workspace: Workspace, first: str, second: str, folds: pd.DataFrame) -> Comparison:
-    """Compare two runs by their names, or two CSV files by their paths; see :func:`load_predictions`.
+    """Compare two runs or ensembles by their names, or two CSV files by their paths; see :func:`load_predictions`.
 
     Crops of one group of ``folds`` are tested as one.
     """
@@ -252,7 +267,7 @@ def _short_name(name: str) -> str:
     path = Path(name)
     if path.suffix.lower() != ".csv":
         return name
-    return path.resolve().parent.name if path.name == OOF else path.stem
+    return path.resolve().parent.name if path.name in (OOF, ENSEMBLE_OOF) else path.stem
 
 
 def other_runs(run: Run) -> list[str]:

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ from hangul_ocr.inference.submission import (
     write_submission,
 )
 from hangul_ocr.inference.views import PLAIN
-from hangul_ocr.models.checkpoint import load_model, read_header, require_alphabet
+from hangul_ocr.models.checkpoint import initialise_from, load_model, read_header, require_alphabet
+from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.results import (
     MEMBERS,
     OOF,
@@ -252,13 +253,18 @@ def start_run(workspace: Workspace, prepared: Prepared, settings: Settings, name
 
     Raises ``HangulOcrError`` if the run was made with other settings or from other crops, labels or folds.
     """
-    if not name or Path(name).name != name or name.startswith("."):
-        raise HangulOcrError(f"run name {name!r}: use a plain name such as quick or resnet-48px")
-    hashes = prepared.hashes()
+    folder, hashes = run_folder(workspace, name), prepared.hashes()
     facts = {"competition": prepared.competition.name} | hashes
-    run = open_run(workspace.output / "runs" / name, settings, prepared.alphabet, facts)
+    run = open_run(folder, settings, prepared.alphabet, facts)
     require_same_data(run.folder, hashes)
     return run
+
+
+def run_folder(workspace: Workspace, name: str) -> Path:
+    """Return where the run ``name`` lies, or will lie. Raises ``HangulOcrError`` for a name that is none."""
+    if not name or Path(name).name != name or name.startswith("."):
+        raise HangulOcrError(f"run name {name!r}: use a plain name such as quick or resnet-48px")
+    return workspace.output / "runs" / name
 
 
 def require_same_data(folder: Path, hashes: dict[str, str]) -> None:
@@ -313,13 +319,39 @@ def _newest_weights(run: Run) -> float:
     return max(path.stat().st_mtime for path in run.fold_checkpoints())
 
 
-def require_start(settings: Settings, init_from: Path | None, folds: Sequence[int] = ()) -> None:
-    """Raise ``HangulOcrError`` for weights to begin from that cannot be read, and for folds that there are not."""
+def require_pretraining_start(settings: Settings, init_from: Path | None) -> None:
+    """Raise ``HangulOcrError`` for weights that a pretraining cannot begin from, before a run folder is made for it."""
+    _require_scratch(settings, init_from)
     if init_from is not None:
-        read_header(init_from)
+        _require_fitting(settings, init_from)
+
+
+def require_training_start(folder: Path, settings: Settings, init_from: Path | None, folds: Sequence[int] = ()) -> None:
+    """Raise ``HangulOcrError`` for what a training cannot begin with, before the run ``folder`` is made for it.
+
+    That are weights of another network, folds that there are not, and a pretraining that nobody began.
+    """
     for fold in folds:
-        if not 0 <= fold < settings.folds:
-            raise HangulOcrError(f"fold {fold}: the settings have folds 0 to {settings.folds - 1}; name one of these")
+        _require_fold(settings, fold)
+    if init_from is not None:
+        _require_fitting(settings, init_from)
+    elif settings.start == "scratch" and not from_process_0(Path.is_dir, folder):
+        raise _not_pretrained(folder / "pretraining")
+
+
+def _require_scratch(settings: Settings, init_from: Path | None) -> None:
+    if settings.start == "shipped" and init_from is not None:
+        raise HangulOcrError("this run's folds start from the weights that ship: pretrain under --from-scratch")
+
+
+def _require_fitting(settings: Settings, weights: Path) -> None:
+    """Refuse weights that are none, or of another network. Any alphabet will do: classes are matched by character."""
+    initialise_from(Recognizer(replace(settings.model, pretrained=False), Alphabet("가")), weights)
+
+
+def _require_fold(settings: Settings, fold: int) -> None:
+    if not 0 <= fold < settings.folds:
+        raise HangulOcrError(f"fold {fold}: the settings have folds 0 to {settings.folds - 1}; name one of these")
 
 
 def finished_stage(folder: Path, stage: TrainingSettings) -> StageResult | None:
@@ -350,8 +382,7 @@ def pretrain_run(
     :class:`StoppedOnTime` if the ``deadline`` came before the end.
     """
     if run.settings.start == "shipped":
-        if init_from is not None:
-            raise HangulOcrError("this run's folds start from the weights that ship: pretrain under --from-scratch")
+        _require_scratch(run.settings, init_from)
         return _shipped_result(run)
     if init_from is not None:
         _require_same_start(run.pretrained.parent, init_from)
@@ -431,7 +462,7 @@ def train_run(
 
 
 def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, deadline: float | None) -> StageResult:
-    require_start(run.settings, init_from, [fold])
+    _require_fold(run.settings, fold)
     if (run.folder / SOUP).is_file():
         raise HangulOcrError(f"{run.folder}: a mean of other runs, which is not trained; name another run")
     stage, folder = run.settings.fine_tuning, run.fold_folder(fold)
@@ -474,11 +505,15 @@ def _own_pretraining(run: Run) -> Path:
     if run.settings.start == "shipped":
         return run.pretrained
     if from_process_0(finished_stage, run.pretrained.parent, run.settings.pretraining) is None:
-        raise HangulOcrError(
-            f"{run.pretrained.parent}: pretraining is not finished; run notebook 04 or `hangul-ocr pretrain` first, "
-            "or give weights with --init-from"
-        )
+        raise _not_pretrained(run.pretrained.parent)
     return run.pretrained
+
+
+def _not_pretrained(folder: Path) -> HangulOcrError:
+    return HangulOcrError(
+        f"{folder}: pretraining is not finished; run notebook 04 or `hangul-ocr pretrain` first, or give weights with "
+        "--init-from"
+    )
 
 
 def estimated_seconds(run: Run, folds: Sequence[int] | None = None) -> dict[str, float | None]:
@@ -569,19 +604,24 @@ def reading_parts(
 ) -> Parts:
     """Return where the readings of ``rows`` are kept meanwhile; ``learnt`` are the labels of a language model."""
     keys = reader.keys()
-    made_from = {
+    crops = {"store": _identity(reader), "rows": hash_of(keys[row] for row in rows)}
+    return Parts.of(folder, crops | reading_facts(checkpoints, views, settings, learnt))
+
+
+def reading_facts(
+    checkpoints: Sequence[Sequence[Path]], views: Sequence[str], settings: Settings, learnt: Sequence[str]
+) -> dict[str, Any]:
+    """Return what decides readings, whatever the crops; ``learnt`` is what a language model was made from."""
+    return {
         "weights": [[file_sha256(path) for path in paths] for paths in checkpoints],
         "views": list(views),
-        "store": _identity(reader),
-        "rows": _hash_of(keys[row] for row in rows),
         "candidates": settings.candidates,
         "decoding": decoding_facts(settings.decoding),
-        "learnt": _hash_of(learnt) if settings.decoding.language_weight else "",
+        "learnt": hash_of(learnt) if settings.decoding.language_weight else "",
         "device": pick_device(),
         "threads": torch.get_num_threads(),  # sums are rounded otherwise by another number of them
         "chunk": CHUNK,
     }
-    return Parts.of(folder, made_from)
 
 
 def _identity(reader: LmdbReader) -> str:
@@ -592,7 +632,8 @@ def _identity(reader: LmdbReader) -> str:
     return " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
 
 
-def _hash_of(texts: Iterable[str]) -> str:
+def hash_of(texts: Iterable[str]) -> str:
+    """Return a hash of texts and their order."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
@@ -724,7 +765,7 @@ def write_and_log(
         changes = changed_rows(before, after, prepared.competition, predictions)
         write_submission(predictions, prepared.competition, path)
         _keep_changes(changes, path)
-    log_submission(
+    logged = log_submission(
         log,
         run=name,
         commit=(git_commit(workspace.root) or {}).get("commit", ""),
@@ -734,6 +775,8 @@ def write_and_log(
         file=path.name,
         sha256=file_sha256(path),
     )
+    if logged is not None:
+        print(f"{log.name}: not logged again, the same file of {name} is its row {logged}")
     return path
 
 

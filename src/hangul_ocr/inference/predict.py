@@ -60,6 +60,43 @@ class CropFiles:
             self.unreadable[index] = str(error)
             return Crop(name, np.full((32, 32, 3), 128, np.uint8), "")
 
+    def states(self) -> list[str]:
+        """Return for each file its name, size and date, which change with its content."""
+        return [f"{name} {_state(file)}" for name, file in zip(self.names, self.files, strict=True)]
+
+
+def _state(file: Path | None) -> str:
+    try:
+        found = file.stat() if file else None
+    except OSError:
+        found = None
+    return f"{found.st_size} {found.st_mtime_ns}" if found else "gone"
+
+
+@dataclass(frozen=True)
+class FileParts(Parts):
+    """The parts of a reading of image files, and beside them which files could not be read: they are not read again."""
+
+    source: CropFiles
+
+    @property
+    def _unreadable(self) -> Path:
+        return self.folder / "unreadable.json"
+
+    def load(self, number: int, size: int) -> list[Reading] | None:
+        """Return the readings of part ``number`` if they are there, and let ``source`` know what was not readable."""
+        readings = super().load(number, size) if self._unreadable.is_file() else None
+        if readings is not None:
+            kept = json.loads(self._unreadable.read_text(encoding="utf-8"))
+            self.source.unreadable.update({int(index): reason for index, reason in kept.items()})
+        return readings
+
+    def save(self, number: int, readings: list[Reading]) -> None:
+        """Keep the readings of part ``number``, and before them what was not readable up to there."""
+        # A copy: the next files are decoded, and may be added, meanwhile.
+        atomic_write_text(self._unreadable, json.dumps(dict(self.source.unreadable), ensure_ascii=False))
+        super().save(number, readings)
+
 
 def find_crops(inputs: Sequence[str]) -> CropFiles:
     """Return the crops that ``inputs`` name: image files, folders of them, and CSV files with a column ``img_path``.
@@ -99,13 +136,18 @@ def _crops_of_table(path: Path) -> Iterator[tuple[str, Path | None]]:
 
 
 def read_files(
-    models: Sequence[Recognizer], source: CropFiles, candidates: int, fusion: Fusion | None = None
+    models: Sequence[Recognizer],
+    source: CropFiles,
+    candidates: int,
+    fusion: Fusion | None = None,
+    parts: FileParts | None = None,
 ) -> tuple[pd.DataFrame, list[Reading]]:
     """Return ``img_path,text,confidence`` for every file of ``source``, and the readings behind it.
 
     A file that cannot be read has an empty text and confidence 0. Raises ``HangulOcrError`` if none can be read.
+    With ``parts`` it goes on where it was stopped.
     """
-    readings = read_crops(models, source, candidates, fusion=fusion)
+    readings = read_crops(models, source, candidates, fusion=fusion, parts=parts)
     if len(source.unreadable) == len(source):
         first = f"{source.names[0]}: {source.unreadable[0]}"
         raise HangulOcrError(f"none of the {len(source)} images can be read (first {first}); check the paths and files")

@@ -109,19 +109,22 @@ def log_submission(
     file: Path | str,
     sha256: str,
     note: str = "",
-) -> None:
+) -> int | None:
     """Append a row to the log; what people typed into it stays, further columns too.
 
-    The same file of the same run is logged once. Raises ``HangulOcrError`` if the log is no log.
+    The same file of the same run is logged once: the number of its row, from 1 below the header, is returned if it was
+    there, else None. Raises ``HangulOcrError`` if the log is no log.
     """
     row = {"run": run, "commit": commit, "public_score": "", "file": str(file), "sha256": sha256, "note": note}
     row |= {"cv": f"{cv:.4f}", "cv_low": f"{cv_low:.4f}", "cv_high": f"{cv_high:.4f}"}
     row["time"] = datetime.now(UTC).isoformat(timespec="seconds")
     log = _checked_log(log_path)
-    if ((log["run"] == run) & (log["sha256"] == sha256)).any():
-        return
+    same = ((log["run"] == run) & (log["sha256"] == sha256)).to_numpy()
+    if same.any():
+        return int(same.argmax()) + 1
     whole = pd.DataFrame([*log.to_dict("records"), row], columns=log.columns, dtype=object)
     write_table(whole.fillna(""), log_path, encoding="utf-8-sig")
+    return None
 
 
 def require_log(log_path: Path) -> None:
