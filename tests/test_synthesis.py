@@ -152,6 +152,17 @@ def test_further_folders_of_fonts_are_named_by_a_variable(tmp_path, monkeypatch)
     assert str(path) in fonts.font_files()
 
 
+def test_packed_fonts_that_cannot_be_unpacked_are_named_and_not_forgotten(tmp_path, monkeypatch, capsys, faces):
+    monkeypatch.setenv("HANGUL_OCR_CACHE", str(tmp_path))
+    packed = tmp_path / "a.woff2"
+    packed.write_bytes(b"wOF2")
+    monkeypatch.setattr(fonts, "font_files", lambda: [faces[0].path, str(packed)])
+    monkeypatch.setattr(fonts.importlib.util, "find_spec", lambda name: None)
+    assert {face.path for face in find_fonts()} == {faces[0].path}
+    assert f"1 fonts are not used (first {packed}): pip install brotli" in capsys.readouterr().err
+    assert "a.woff2" not in (tmp_path / fonts._CACHE_NAME).read_text(encoding="utf-8")
+
+
 def test_no_korean_font_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("HANGUL_OCR_CACHE", str(tmp_path))
     monkeypatch.setattr(fonts, "font_files", list)

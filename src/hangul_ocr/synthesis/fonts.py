@@ -7,6 +7,7 @@ as covered only where its outline has an extent.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -49,13 +50,13 @@ HELD_OUT = "notoserif"
 # What fontTools and FreeType raise on a damaged file.
 _DAMAGED = (
     *(TTLibError, HangulOcrError, OSError, struct.error, AssertionError, AttributeError, LookupError, ValueError),
-    ImportError,  # .woff2 without brotli
+    ImportError,  # a table that some optional package of fontTools reads
 )
 
 # Display faces drawn as worn-off paint: most of their syllables cannot be read even large and clean.
 _WORN = re.compile(r"10 ?years ?later|oraeorae", re.IGNORECASE)
 
-_CACHE_NAME = "fonts-4.json"
+_CACHE_NAME = "fonts-5.json"
 _PROBE_SIZE = 32
 _WEIGHT_WORD = re.compile(
     r"[\s_-]*(thin|hairline|(extra|ultra|semi|demi)?[\s-]?light|regular|medium|(semi|demi|extra|ultra)?[\s-]?bold|heavy|black)$",
@@ -117,10 +118,11 @@ def family_share(family: str) -> float:
 def find_fonts() -> list[FontFace]:
     """Return every usable Korean face of this machine, ordered by family and style.
 
-    Files that were looked at before come from the cache. Raises ``HangulOcrError`` where there is no Korean font.
+    Files that were looked at before come from the cache. Packed web fonts that nothing here unpacks are named on
+    stderr. Raises ``HangulOcrError`` where there is no Korean font.
     """
     known = _load_cache()
-    files = {_signature(path): path for path in sorted(set(font_files()))}
+    files = {_signature(path): path for path in _unpackable(sorted(set(font_files())))}
     fresh = [signature for signature in files if signature not in known]
     for signature in tqdm(fresh, desc="checking fonts", disable=len(fresh) < 20, leave=False):
         known[signature] = [asdict(face) for face in inspect_font(files[signature])]
@@ -130,6 +132,15 @@ def find_fonts() -> list[FontFace]:
     if not faces:
         raise HangulOcrError(f"no Korean font found: pip install {' '.join(FONT_PACKAGES)}, or install fonts-nanum")
     return _without_twins(faces)
+
+
+def _unpackable(paths: list[str]) -> list[str]:
+    """Leave .woff2 out where brotli is missing, before the cache takes them for fonts without Hangul."""
+    packed = [path for path in paths if path.lower().endswith(".woff2")]
+    if not packed or importlib.util.find_spec("brotli"):
+        return paths
+    print(f"{len(packed):,} fonts are not used (first {packed[0]}): pip install brotli to read .woff2", file=sys.stderr)
+    return [path for path in paths if path not in packed]
 
 
 def inspect_font(path: str | Path) -> list[FontFace]:
