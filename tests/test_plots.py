@@ -241,6 +241,14 @@ def test_versus_marks_what_only_one_run_has_wrong():
     assert [t.get_text() for t in figure.axes[0].texts if t.get_color() == style.WRONG] == ["·", "잡"]
 
 
+def test_learning_curves_of_a_short_fine_tuning_are_not_flat():
+    table = pd.DataFrame({"crops": [0, 1000], "valid_loss": [0.072, 0.069], "valid_accuracy": [0.94, 0.95]})
+    loss, accuracy = plots.learning_curves(table.assign(train_loss=[np.nan, 0.19])).axes
+    low, high = loss.get_ylim()
+    assert sum(low <= tick <= high for tick in loss.get_yticks()) >= 3
+    assert accuracy.get_ylim()[0] == 0.8
+
+
 def test_learning_curves_tolerate_missing_columns():
     figure = plots.learning_curves(pd.DataFrame({"step": ["1", "2"], "train_loss": ["3", "2"]}))
     assert "No validation accuracy" in _words(figure)

@@ -536,7 +536,8 @@ def _finish_loss(ax: Any, across: str) -> None:
         return sentence_axes(ax, "No loss was recorded.")
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.lines])
     if values.min() > 0:
-        log_axis(ax.yaxis)
+        # Fine-tuning moves so little that the axis would have a single number.
+        log_axis(ax.yaxis, (1, 2, 5) if values.max() > 8 * values.min() else (1, 1.5, 2, 3, 4, 5, 7))
     ax.set(xlabel=_across_name(across), ylabel="loss")
     count_axis(ax.xaxis)
     ax.grid(axis="y")
@@ -548,7 +549,9 @@ def _finish_accuracy(ax: Any, across: str, tables: Mapping[Hashable, pd.DataFram
     if not ax.lines:
         return sentence_axes(ax, "No validation accuracy was recorded.")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    ax.set(xlabel=_across_name(across), ylabel="validation accuracy", ylim=(0, 1.02))
+    least = min(float(np.min(line.get_ydata())) for line in ax.lines)
+    lowest = 0.8 if least > 0.85 else 0.0  # lines, not bars: weights that read well from the start would all lie on top
+    ax.set(xlabel=_across_name(across), ylabel="validation accuracy", ylim=(lowest, 1 + 0.02 * (1 - lowest)))
     number_axis(ax.xaxis)
     percent_axis(ax.yaxis)
     ax.grid(axis="y")
