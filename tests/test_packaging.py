@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -119,9 +120,10 @@ def installed(tmp_path) -> Path:
 
 
 def made(folder: Path, *arguments: str) -> list[str]:
-    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
+    """Return what `make` prints, line by line, as it does where no `make` is about it: `make test` is."""
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    options = {"cwd": folder, "env": outside, "capture_output": True, "text": True, "check": True}
+    return subprocess.run(["make", *arguments], **options).stdout.split("\n")
 
 
 def test_make_run_hands_on_each_of_several_lmdbs(installed):
