@@ -278,7 +278,8 @@ def _wall_title(n: int, correct: Sequence[bool] | None) -> str:
     if correct is None:
         return f"{n} crops and their labels"
     right = int(np.sum(correct))
-    return f"{right} of these {n} are read correctly (blue), {n - right} are not (vermillion)"
+    wrong = n - right
+    return f"{right} of these {n} are read correctly (blue), {wrong} {'is' if wrong == 1 else 'are'} not (vermillion)"
 
 
 def _colour(correct: Sequence[bool] | None, i: int) -> str:
