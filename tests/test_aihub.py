@@ -213,11 +213,29 @@ def test_half_of_an_outdoor_set_says_which_half_is_missing(tmp_path: Path) -> No
             list(import_samples("aihub-outdoor", [tmp_path / half]))
 
 
-def test_an_outdoor_set_taken_for_text_in_the_wild_is_named(tmp_path: Path) -> None:
-    for number in range(201):  # more files than any of AI Hub 81's parts
+@pytest.mark.parametrize("files", [3, 201])  # 201 are more than any of AI Hub 81's parts has
+def test_an_outdoor_set_taken_for_text_in_the_wild_is_named(tmp_path: Path, files: int) -> None:
+    for number in range(files):
         outdoor(tmp_path, ([1, 2, 90, 40], "예시"), stem=f"{STEM}_{number}", data=b"x")
     with pytest.raises(HangulOcrError, match="see aihub-outdoor"):
         list(import_samples("aihub-wild", [tmp_path]))
+
+
+@pytest.mark.parametrize(("boxes", "source"), [(True, "aihub-wild"), (False, "aihub-fonts")])
+def test_a_part_of_another_set_taken_for_outdoor_is_named(tmp_path: Path, boxes: bool, source: str) -> None:
+    entries = [wild_entry(n, n, "가", [10, 10, 90, 40]) for n in (1, 2)]
+    for entry in [] if boxes else entries:
+        del entry["bbox"]
+    wild(tmp_path, [wild_image(1, "a.jpg"), wild_image(2, "b.jpg")], entries, {"a.jpg": photograph()})
+    for path in (tmp_path, tmp_path / "textinthewild_data_info.json"):
+        with pytest.raises(HangulOcrError, match=rf"textinthewild_data_info\.json is of many images: see {source}"):
+            list(import_samples("aihub-outdoor", [path]))
+
+
+def test_outdoor_labels_of_other_photographs_are_left_out_one_by_one(tmp_path: Path) -> None:
+    outdoor(tmp_path, ([1, 2, 90, 40], "예시"))
+    (tmp_path / "images" / "간판" / f"{STEM}.jpg").rename(tmp_path / "other.jpg")
+    assert reasons(taken("aihub-outdoor", tmp_path)[1]) == {"missing image": 1, "image without label file": 1}
 
 
 # --- AI Hub 81, Text in the wild ------------------------------------------------------------------------------------

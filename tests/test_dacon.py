@@ -14,6 +14,7 @@ from conftest import crop_png, write_csv
 from hangul_ocr.data import dacon
 from hangul_ocr.data.dacon import Competition, find_competition, fingerprint, read_competition, train_samples
 from hangul_ocr.data.sample import LeftOut, Sample
+from hangul_ocr.data.sources import import_samples
 from hangul_ocr.hangul import HangulOcrError
 
 
@@ -36,6 +37,28 @@ def add_image(folder: Path, name: str, seed: int = 99) -> None:
 def test_the_competition_is_found_in_the_folder_or_one_below(mini_competition: Path) -> None:
     assert find_competition(mini_competition) == mini_competition
     assert find_competition(mini_competition.parent) == mini_competition
+
+
+@pytest.mark.parametrize("place", ["open/open", "open/open/open"])
+def test_an_archive_unpacked_too_deep_is_found(mini_competition: Path, tmp_path: Path, place: str) -> None:
+    shutil.copytree(mini_competition, tmp_path / "input" / place)
+    (tmp_path / "input" / ".trash").mkdir()
+    shutil.copy(mini_competition / "train.csv", tmp_path / "input" / ".trash")
+    shutil.copy(mini_competition / "train.csv", tmp_path / "input" / place / "test")
+    assert find_competition(tmp_path / "input") == tmp_path / "input" / place
+    shutil.copytree(mini_competition, tmp_path / "input" / "other" / "other")
+    with pytest.raises(HangulOcrError, match=r"several competitions \(.*open.*other/other\)"):
+        find_competition(tmp_path / "input")
+
+
+def test_train_csv_stands_for_its_folder_and_no_other_file_does(mini_competition: Path) -> None:
+    expected = list(import_samples("dacon", [mini_competition]))
+    assert list(import_samples("dacon", [mini_competition / "train.csv"])) == expected
+    with pytest.raises(HangulOcrError, match=r"test\.csv: a file.*name the folder that holds train\.csv"):
+        find_competition(mini_competition / "test.csv")
+    shutil.make_archive(str(mini_competition), "zip", mini_competition)
+    with pytest.raises(HangulOcrError, match=r"mini\.zip: a file.*unpack it"):
+        find_competition(mini_competition.with_suffix(".zip"))
 
 
 def test_several_competitions_are_named(mini_competition: Path) -> None:
@@ -146,7 +169,29 @@ def test_another_layout_by_its_content(mini_competition: Path) -> None:
 
 def test_a_test_table_of_another_layout_is_named(mini_competition: Path) -> None:
     write_csv(mini_competition / "test.csv", ("crop",), [("./test/test_00001.png",)])
-    with pytest.raises(HangulOcrError, match=r"train\.csv calls .*'img_path', test\.csv has no such column"):
+    blamed = r"mini/test\.csv: train\.csv calls .*'img_path', test\.csv has no such column \(found: crop\)"
+    with pytest.raises(HangulOcrError, match=blamed):
+        read_competition(mini_competition)
+
+
+@pytest.mark.parametrize("header", [("path", "text"), ("crop", "글자")])
+@pytest.mark.parametrize("other", ["test.csv", "sample_submission.csv"])
+def test_renamed_columns_of_train_csv_are_told_of_train_csv(
+    mini_competition: Path, header: tuple[str, str], other: str
+) -> None:
+    rewrite(mini_competition, ("./train/train_00001.png", "가"), header=header)
+    if other != "test.csv":
+        (mini_competition / "test.csv").unlink()
+    told = rf"mini/train\.csv: no column 'img_path', which {other} has \(found: {', '.join(header)}\); .*img_path, text"
+    with pytest.raises(HangulOcrError, match=told):
+        read_competition(mini_competition)
+
+
+def test_a_renamed_id_is_told_of_train_csv(mini_competition: Path) -> None:
+    rewrite(mini_competition, ("A", "./train/train_00001.png", "가"), header=("ID", "img_path", "label"))
+    write_csv(mini_competition / "test.csv", ("id", "img_path"), [("B", "./test/test_00001.png")])
+    write_csv(mini_competition / "sample_submission.csv", ("id", "label"), [("B", "")])
+    with pytest.raises(HangulOcrError, match=r"mini/train\.csv: no column 'id', which sample_submission\.csv has"):
         read_competition(mini_competition)
 
 

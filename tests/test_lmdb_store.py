@@ -292,6 +292,23 @@ def test_a_wrong_folder(tmp_path: Path) -> None:
             LmdbReader(tmp_path / name)
 
 
+def test_what_lies_where_a_store_was_looked_for_is_told(tmp_path: Path) -> None:
+    for name, shards in (("many/a", 1), ("many/b", 3), ("deep/MJ/train", 1), ("gone", 2)):
+        write_lmdb(tmp_path / name, samples(4), alphabet=None, settings={}, shards=shards)
+    (tmp_path / "gone" / "manifest.json").unlink()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "photo.jpg").write_bytes(b"x")
+    for name, message in (
+        ("many", f"it holds 2 of them: name {tmp_path}/many/a, {tmp_path}/many/b)"),
+        ("deep", f"it holds 1 of them: name {tmp_path}/deep/MJ/train)"),
+        ("gone", "its manifest.json is gone; copy or write the store again)"),
+        ("plain", "it has no data.mdb; found photo.jpg;"),
+        ("many/a/data.mdb", f"it is a store's file; name its folder, {tmp_path}/many/a)"),
+    ):
+        with pytest.raises(HangulOcrError, match=re.escape(f"{tmp_path / name}: no LMDB there ({message}")):
+            LmdbReader(tmp_path / name)
+
+
 def test_a_truncated_store_does_not_end_the_process(store: Path) -> None:
     data = (store / "data.mdb").read_bytes()
     (store / "data.mdb").write_bytes(data[: len(data) // 2])

@@ -126,6 +126,7 @@ def test_shards_that_are_gone_and_stores_that_are_none(tmp_path: Path, capsys) -
     assert len(lines) == 4
     for line, message in zip(lines, ["no LMDB there", "its manifest is damaged", "no LMDB", "all whole"], strict=True):
         assert message in line
+        assert line.count(str(tmp_path)) == 1
 
 
 def test_clovaais_stores_have_no_manifest(tmp_path: Path, capsys) -> None:

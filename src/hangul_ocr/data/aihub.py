@@ -7,14 +7,16 @@ sample.
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hangul_ocr.data.annotations import DamagedJson, ImageRecords, load_json, plan_images
-from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, same_content, scan
+from hangul_ocr.data.annotations import DamagedJson, ImageRecords, load_json, plan_images, stream
+from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, same_content, scan, stem_of
 from hangul_ocr.data.cropping import BadBox, Photograph, Region, parse_box
 from hangul_ocr.data.images import Size
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
@@ -25,6 +27,8 @@ OUTDOOR_LAYOUT = "a .json and an image of one name for each photograph, in folde
 FONTS_LAYOUT = "a .json with images and annotations without bbox, and the images it names"
 # The labels of one photograph; the one file of AI Hub 81 is a thousand times larger.
 _LABEL_BYTES = 1 << 26
+# Label files that are looked into to tell which set they are of.
+_LOOKED_AT = 5
 
 
 def plan_outdoor(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
@@ -36,8 +40,9 @@ def plan_outdoor(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Pl
     """
     found = scan(paths)
     labels, images = found.with_suffix({".json"}), FileIndex(found.images())
-    if not (labels and images.files):
-        raise found.unknown_layout(f"AI Hub 105: {OUTDOOR_LAYOUT}", _missing_half(labels, images))
+    fault = _part_of_another_set(labels, images) or _missing_half(labels, images)
+    if fault:
+        raise found.unknown_layout(f"AI Hub 105: {OUTDOOR_LAYOUT}", fault)
     yield from found.left_out
     yield from found.others({".json"}, "a label")
     yield from _photographs(labels, images)
@@ -46,9 +51,37 @@ def plan_outdoor(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Pl
 
 def _missing_half(labels: Sequence[StoredFile], images: FileIndex) -> str:
     """Say what else must be named: the labels and the images of this set come in zips of their own."""
-    if images.files:
-        return "no label: name their folder or zip ([라벨]...), too"
-    return "no image: name their folder or zip ([원천]...), too" if labels else ""
+    if labels and images.files:
+        return ""
+    if not (labels or images.files):
+        return "neither a label nor an image"
+    half, name = ("image", "원천") if labels else ("label", "라벨")
+    return f"no {half}: name their folder or zip ([{name}]...), too"
+
+
+def _part_of_another_set(labels: Sequence[StoredFile], images: FileIndex) -> str:
+    """Say which source is meant where no label file has an image of its own name, for one of them names many images."""
+    if own_images(labels, images.files):
+        return ""
+    for label in labels[:_LOOKED_AT]:
+        if len(_first(label, "images", 2)) > 1:
+            boxes = any("bbox" in record for record in _first(label, "annotations", 100) if isinstance(record, dict))
+            return f"{label.name} is of many images: see {'aihub-wild' if boxes else FONTS}"
+    return ""
+
+
+def _first(label: StoredFile, name: str, count: int) -> list[Any]:
+    """Return the first entries of a list in a label file; those before it breaks off if it is damaged."""
+    entries: list[Any] = []
+    with suppress(DamagedJson, UnreadableFile):
+        entries.extend(itertools.islice(stream(label, name), count))
+    return entries
+
+
+def own_images(labels: Sequence[StoredFile], images: Sequence[StoredFile]) -> int:
+    """Return how many label files have an image of their own name: of AI Hub 105 mostly all, of other sets none."""
+    stems = {stem_of(image.name) for image in images}
+    return sum(stem_of(label.stem) in stems for label in labels)
 
 
 def _photographs(labels: Sequence[StoredFile], images: FileIndex) -> Iterator[OutdoorPhotograph]:

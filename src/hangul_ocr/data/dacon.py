@@ -28,6 +28,8 @@ _KNOWN = (("img_path", "text", None), ("img_path", "label", "id"))
 _PATH_NAMES = frozenset({"img_path", "image_path", "path", "filepath", "file_path", "file", "filename", "file_name"})
 _TEXT_NAMES = frozenset({"text", "label", "transcription", "word", "gt", "ground_truth"})
 _DRIVE = re.compile(r"^[A-Za-z]:")
+# Unpacked as it comes it lies one folder down; an archive with a folder of its own name in it, once or twice lower.
+_DEEPEST = 3
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,15 @@ class Competition:
 
 
 def find_competition(input_dir: Path) -> Path:
-    """Return the folder with train.csv: ``input_dir`` itself or one folder in it; ``input_dir`` may be that file, too.
+    """Return the folder with train.csv: ``input_dir`` itself or one below it; ``input_dir`` may be that file, too.
 
     Raises ``HangulOcrError`` if there is none, or more than one.
     """
-    if input_dir.name == TRAIN and input_dir.is_file():
-        return input_dir.parent
+    if input_dir.is_file():
+        if input_dir.name == TRAIN:
+            return input_dir.parent
+        unpack = "unpack it and " if input_dir.suffix.lower() == ".zip" else ""
+        raise HangulOcrError(f"{input_dir}: a file, not a competition; {unpack}name the folder that holds {TRAIN}")
     found = competitions_in(input_dir)
     if len(found) == 1:
         return found[0]
@@ -105,14 +110,21 @@ def find_competition(input_dir: Path) -> Path:
     )
 
 
-def competitions_in(folder: Path) -> list[Path]:
-    """Return the folders with a train.csv: ``folder``, or those in it, or, unpacked one too deep, in these."""
-    found: list[Path] = []
-    for path in (path.parent for depth in ("", "*/", "*/*/") for path in sorted(folder.glob(depth + TRAIN))):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and not {path, *path.parents}.intersection(found):
-            found.append(path)
-    return found
+def competitions_in(folder: Path, deeper: int = _DEEPEST) -> list[Path]:
+    """Return the folders with a train.csv: ``folder``, or else those up to so many folders ``deeper``."""
+    if (folder / TRAIN).is_file():
+        return [folder]
+    inside = _folders_in(folder) if deeper else []
+    return [found for inner in inside for found in competitions_in(inner, deeper - 1)]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Return the folders in ``folder`` but hidden ones, and none if it cannot be looked into."""
+    try:
+        with os.scandir(folder) as entries:  # It tells folders from a million images without looking at each.
+            return sorted(Path(one.path) for one in entries if not one.name.startswith(".") and one.is_dir())
+    except OSError:
+        return []
 
 
 def read_competition(folder: Path) -> Competition:
@@ -281,14 +293,27 @@ def _read_test(folder: Path, columns: Columns, template: pd.DataFrame) -> pd.Dat
     if table.columns.empty:
         return pd.DataFrame({"img_path": []}, dtype=object)
     if columns.path not in table.columns:
+        _refuse_renamed(folder / TRAIN, columns, TEST, list(table.columns))
         raise HangulOcrError(
-            f"{folder}: {TRAIN} calls the column of image paths {columns.path!r}, {TEST} has no such column "
-            f"({', '.join(table.columns)}); name both alike, {'img_path'!r} as handed out"
+            f"{folder / TEST}: {TRAIN} calls the column of image paths {columns.path!r}, {TEST} has no such column "
+            f"(found: {', '.join(table.columns)}); name it {columns.path!r}, too"
         )
     wanted = {"img_path": columns.path}
     if columns.id in table.columns:
         wanted["id"] = columns.id
     return pd.DataFrame({ours: [normalise(v) for v in table[name]] for ours, name in wanted.items()}, dtype=object)
+
+
+def _refuse_renamed(file: Path, columns: Columns, other: str, handed_out: list[str]) -> None:
+    """Raise ``HangulOcrError`` if train.csv (``file``) lacks a column's known name that the table ``other`` has."""
+    found = [name for name in (columns.id, columns.path, columns.text) if name]
+    lost = [name for name in ("img_path", "id") if name in handed_out and name not in found]
+    if lost:
+        wanted = "id, img_path, label" if "id" in handed_out else "img_path, text"
+        raise HangulOcrError(
+            f"{file}: no column {lost[0]!r}, which {other} has (found: {', '.join(found)}); "
+            f"name its columns {wanted}, as handed out"
+        )
 
 
 def _template_columns(file: Path, template: pd.DataFrame, columns: Columns) -> tuple[str, str]:
@@ -300,6 +325,7 @@ def _template_columns(file: Path, template: pd.DataFrame, columns: Columns) -> t
     others = [name for name in names if name not in (columns.path, columns.id)]
     text = columns.text if columns.text in others else others[0] if len(others) == 1 else None
     if key is None or text is None:
+        _refuse_renamed(file.with_name(TRAIN), columns, TEMPLATE, names)
         raise HangulOcrError(f"{file}: columns not recognised ({', '.join(names)}); put the competition's file there")
     return key, text
 

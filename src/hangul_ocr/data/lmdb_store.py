@@ -15,7 +15,7 @@ import dataclasses
 import json
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -323,14 +323,36 @@ if hasattr(os, "register_at_fork"):
 
 def _what_is_there(path: Path) -> str:
     """Say what lies at a path where a store was looked for, and what to name or do instead."""
+    if path.name == DATA_FILE and path.is_file():
+        return f"it is a store's file; name its folder, {path.parent}"
     if path.is_file():
         return f"it is a file; a store is the folder of a {DATA_FILE}"
-    inside = sorted(file.parent for file in path.glob(f"*/{DATA_FILE}"))
+    inside = _stores_below(path)
+    if inside and all(store.name.startswith("shard-") and store.parent == path for store in inside):
+        return f"its {MANIFEST_FILE} is gone; copy or write the store again"
     if inside:
-        names = ", ".join(map(str, inside[:3])) + (" ..." if len(inside) > 3 else "")
-        return f"it holds {len(inside)} of them: name {names}"
-    there = f"it has no {DATA_FILE}" if path.is_dir() else "no such folder"
+        return f"it holds {len(inside)} of them: name {_some(map(str, inside))}"
+    if path.is_dir():
+        found = _some(sorted(file.name for file in path.iterdir())) or "nothing"
+        there = f"it has no {DATA_FILE}; found {found}"
+    else:
+        there = "no such folder"
     return f"{there}; `hangul-ocr lmdb` and `hangul-ocr import` write stores"
+
+
+def _stores_below(path: Path) -> list[Path]:
+    """Return the stores up to two folders below ``path``, one of several shards as one."""
+    found = [file.parent for depth in ("*", "*/*") for file in path.glob(f"{depth}/{DATA_FILE}")]
+    return sorted({folder.parent if _is_shard(folder) else folder for folder in found})
+
+
+def _is_shard(folder: Path) -> bool:
+    return folder.name.startswith("shard-") and (folder.parent / MANIFEST_FILE).is_file()
+
+
+def _some(names: Iterable[str], most: int = 8) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _open_shared(path: Path) -> _Handle:
