@@ -214,11 +214,12 @@ def test_half_of_an_outdoor_set_says_which_half_is_missing(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("files", [3, 201])  # 201 are more than any of AI Hub 81's parts has
-def test_an_outdoor_set_taken_for_text_in_the_wild_is_named(tmp_path: Path, files: int) -> None:
+@pytest.mark.parametrize("source", ["aihub-wild", "aihub-fonts"])
+def test_an_outdoor_set_taken_for_a_part_of_the_other_is_named(tmp_path: Path, files: int, source: str) -> None:
     for number in range(files):
         outdoor(tmp_path, ([1, 2, 90, 40], "예시"), stem=f"{STEM}_{number}", data=b"x")
-    with pytest.raises(HangulOcrError, match="see aihub-outdoor"):
-        list(import_samples("aihub-wild", [tmp_path]))
+    with pytest.raises(HangulOcrError, match=r"images have a \.json each, of their own name: see aihub-outdoor"):
+        list(import_samples(source, [tmp_path]))
 
 
 @pytest.mark.parametrize(("boxes", "source"), [(True, "aihub-wild"), (False, "aihub-fonts")])

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hangul_ocr.data.annotations import DamagedJson, ImageRecords, load_json, plan_images, stream
-from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, same_content, scan, stem_of
+from hangul_ocr.data.annotations import DamagedJson, ImageRecords, load_json, own_images, plan_images, stream
+from hangul_ocr.data.archives import FileIndex, StoredFile, UnreadableFile, same_content, scan
 from hangul_ocr.data.cropping import BadBox, Photograph, Region, parse_box
 from hangul_ocr.data.images import Size
 from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage
@@ -76,12 +76,6 @@ def _first(label: StoredFile, name: str, count: int) -> list[Any]:
     with suppress(DamagedJson, UnreadableFile):
         entries.extend(itertools.islice(stream(label, name), count))
     return entries
-
-
-def own_images(labels: Sequence[StoredFile], images: Sequence[StoredFile]) -> int:
-    """Return how many label files have an image of their own name: of AI Hub 105 mostly all, of other sets none."""
-    stems = {stem_of(image.name) for image in images}
-    return sum(stem_of(label.stem) in stems for label in labels)
 
 
 def _photographs(labels: Sequence[StoredFile], images: FileIndex) -> Iterator[OutdoorPhotograph]:

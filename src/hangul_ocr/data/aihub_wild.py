@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hangul_ocr.data.aihub import OUTDOOR, own_images, size_of
+from hangul_ocr.data.aihub import size_of
 from hangul_ocr.data.annotations import ImageRecords, Record, plan_images
 from hangul_ocr.data.archives import FileIndex, StoredFile, scan
 from hangul_ocr.data.cropping import BadBox, Photograph, Region, parse_box, quad_of_characters, runs_left
@@ -41,11 +41,7 @@ def plan_wild(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plann
     entry``, ``other part`` (a JSON without boxes), and what :class:`AnnotationTable` names. Raises ``HangulOcrError``
     for another layout.
     """
-    found, looked_for = scan(paths), f"AI Hub 81, Text in the wild: {LAYOUT}"
-    labels = found.with_suffix({".json"})
-    if 2 * own_images(labels, found.images()) > len(labels):
-        raise found.unknown_layout(looked_for, f"images have a .json each, of their own name: see {OUTDOOR}")
-    yield from plan_images(found, _photograph, boxes=True, looked_for=looked_for)
+    yield from plan_images(scan(paths), _photograph, boxes=True, looked_for=f"AI Hub 81, Text in the wild: {LAYOUT}")
 
 
 def _photograph(records: ImageRecords, images: FileIndex, table: StoredFile) -> Iterator[Planned]:

@@ -108,9 +108,12 @@ def annotation_files(found: Scan, *, boxes: bool, looked_for: str) -> tuple[list
     """Return the JSON files whose annotations have a ``bbox`` (or, without ``boxes``, have none), and the others.
 
     AI Hub 81's parts call themselves by one name; only this tells them apart. The others are ``other part`` or
-    ``damaged JSON``. Raises ``HangulOcrError`` if there is no such file, or no image.
+    ``damaged JSON``. Raises ``HangulOcrError`` if there is no such file or no image, and if each image has one of its
+    name, as in AI Hub 105.
     """
     files = found.with_suffix({".json"})
+    if 2 * own_images(files, found.images()) > len(files):
+        raise found.unknown_layout(looked_for, "images have a .json each, of their own name: see aihub-outdoor")
     kinds = {file: _kind(file) for file in files} if len(files) <= _MOST_FILES else {}
     wanted = "boxes" if boxes else "plain"
     parts = [file for file, kind in kinds.items() if kind == wanted]
@@ -118,8 +121,7 @@ def annotation_files(found: Scan, *, boxes: bool, looked_for: str) -> tuple[list
     if parts and found.images():
         return parts, others
     found.left_out += [record for record in others if record.reason == "damaged JSON"]
-    hint = _hint(set(kinds.values()), boxes) or _paired_hint(files, found.images())
-    raise found.unknown_layout(looked_for + hint)
+    raise found.unknown_layout(looked_for + _hint(set(kinds.values()), boxes))
 
 
 def _kind(file: StoredFile) -> str:
@@ -147,11 +149,10 @@ def _hint(kinds: set[str], boxes: bool) -> str:
     return " (a .json with bbox is there: see aihub-wild and aihub-outdoor)" if not boxes and "boxes" in kinds else ""
 
 
-def _paired_hint(files: Sequence[StoredFile], images: Sequence[StoredFile]) -> str:
-    """Tell of the layout of AI Hub 105, whose photographs have a file each."""
-    stems = {image.stem for image in images}
-    paired = sum(file.stem in stems for file in files)
-    return " (images with a .json of their own name are there: see aihub-outdoor)" if 2 * paired > len(files) else ""
+def own_images(labels: Sequence[StoredFile], images: Sequence[StoredFile]) -> int:
+    """Return how many label files have an image of their own name: of AI Hub 105 mostly all, of other sets none."""
+    stems = {stem_of(image.name) for image in images}
+    return sum(stem_of(label.stem) in stems for label in labels)
 
 
 def stream(file: StoredFile, name: str) -> Iterator[Any]:

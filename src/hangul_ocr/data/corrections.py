@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from hangul_ocr.data.dacon import canonical_path
-from hangul_ocr.data.sample import label_fault, shortened
+from hangul_ocr.data.sample import first_of, label_fault, shortened
 from hangul_ocr.data.tables import SEPARATORS, read_table, write_table
 from hangul_ocr.hangul import HangulOcrError, normalise
 
@@ -190,14 +190,12 @@ class Applied:
         """Return what people should be told."""
         said = [f"corrections: {self.dropped:,} dropped, {self.relabelled:,} labelled anew"]
         if self.unmatched:
-            said.append(f"warning: {len(self.unmatched):,} corrections are of no record here: {_some(self.unmatched)}")
+            said.append(
+                f"warning: {len(self.unmatched):,} corrections are of no record here: {first_of(self.unmatched, 5)}"
+            )
         if self.outdated:
             said.append(
                 f"warning: {len(self.outdated):,} corrections are of other labels than the records have and were not "
-                f"made: {_some(self.outdated)}"
+                f"made: {first_of(self.outdated, 5)}"
             )
         return said
-
-
-def _some(keys: Sequence[str], most: int = 5) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most:,} more" if len(keys) > most else "")

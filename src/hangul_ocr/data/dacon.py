@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from hangul_ocr.data.images import SUFFIXES, UnreadableImage, check_image
-from hangul_ocr.data.sample import LeftOut, Sample, label_fault, shortened
+from hangul_ocr.data.sample import LeftOut, Sample, first_of, label_fault, shortened
 from hangul_ocr.data.tables import read_table
 from hangul_ocr.hangul import HangulOcrError, normalise
 
@@ -80,7 +80,7 @@ class Competition:
         unknown = [key for key in keys if key not in key_to_path]
         if unknown:
             raise HangulOcrError(
-                f"{self.folder / TEMPLATE}: {len(unknown)} rows are not in {TEST} ({_some(unknown)}); "
+                f"{self.folder / TEMPLATE}: {len(unknown)} rows are not in {TEST} ({first_of(unknown)}); "
                 f"put both files from one download there"
             )
         return [key_to_path[key] for key in keys]
@@ -103,7 +103,7 @@ def find_competition(input_dir: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise HangulOcrError(f"{input_dir}: several competitions ({_some(found)}); name the one to use")
+        raise HangulOcrError(f"{input_dir}: several competitions ({first_of(found)}); name the one to use")
     packed = next((f"; unpack {path.name} there" for path in sorted(input_dir.glob("*.zip"))), "")
     raise HangulOcrError(
         f"no {TRAIN} in {input_dir} or in a folder of it{packed or '; put the competition there or name its folder'}"
@@ -338,7 +338,7 @@ def _check_paths(file: Path, paths: pd.Series) -> None:
     keys = pd.Series([canonical_path(path) for path in paths], dtype=object)
     repeated = sorted(set(keys[keys.duplicated()]))
     if repeated:
-        raise HangulOcrError(f"{file}: {len(repeated)} image paths repeat ({_some(repeated)}); keep one row of each")
+        raise HangulOcrError(f"{file}: {len(repeated)} image paths repeat ({first_of(repeated)}); keep one row of each")
 
 
 def path_fault(path: str) -> str:
@@ -361,9 +361,3 @@ def _leaves(where: Path, path: str, problem: str) -> HangulOcrError:
 def _check_labels(file: Path, labels: pd.Series) -> None:
     if not any(text.strip() for text in labels):
         raise HangulOcrError(f"{file}: all {len(labels)} labels are empty; put the file with the labels there")
-
-
-def _some(values: list[object], shown: int = 3) -> str:
-    """Return the first few values, and how many more there are."""
-    more = f" and {len(values) - shown} more" if len(values) > shown else ""
-    return ", ".join(map(str, values[:shown])) + more

@@ -15,7 +15,7 @@ import dataclasses
 import json
 import os
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import lmdb
 
-from hangul_ocr.data.sample import Sample
+from hangul_ocr.data.sample import Sample, first_of
 from hangul_ocr.hangul import HangulOcrError, normalise
 
 FORMAT_VERSION = 1
@@ -331,9 +331,9 @@ def _what_is_there(path: Path) -> str:
     if inside and all(store.name.startswith("shard-") and store.parent == path for store in inside):
         return f"its {MANIFEST_FILE} is gone; copy or write the store again"
     if inside:
-        return f"it holds {len(inside)} of them: name {_some(map(str, inside))}"
+        return f"it holds {len(inside)} of them: name {first_of(inside, 8)}"
     if path.is_dir():
-        found = _some(sorted(file.name for file in path.iterdir())) or "nothing"
+        found = first_of(sorted(file.name for file in path.iterdir()), 8) or "nothing"
         there = f"it has no {DATA_FILE}; found {found}"
     else:
         there = "no such folder"
@@ -348,11 +348,6 @@ def _stores_below(path: Path) -> list[Path]:
 
 def _is_shard(folder: Path) -> bool:
     return folder.name.startswith("shard-") and (folder.parent / MANIFEST_FILE).is_file()
-
-
-def _some(names: Iterable[str], most: int = 8) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _open_shared(path: Path) -> _Handle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +63,12 @@ def clean_label(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return ""
     return normalise(str(value).translate(_INVISIBLE)).strip()
+
+
+def first_of(values: Iterable[object], most: int = 3) -> str:
+    """Return the first ``most`` values for an error to name, and how many more there are."""
+    shown = list(map(str, values))
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most:,} more" if len(shown) > most else "")
 
 
 def shortened(text: object, longest: int = 80) -> str:

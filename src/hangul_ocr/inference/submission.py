@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from hangul_ocr.data.dacon import Competition, canonical_path
+from hangul_ocr.data.sample import first_of
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.hangul import HangulOcrError
 
@@ -67,7 +68,7 @@ def validate_submission(submission: pd.DataFrame, template: pd.DataFrame, key: s
     if marked:
         return [f"a byte order mark is part of the column name {marked[0][1:]!r}"]
     if list(submission.columns) != list(template.columns):
-        return [f"columns are {_some(submission.columns)}, not {_some(template.columns)}"]
+        return [f"columns are {first_of(submission.columns)}, not {first_of(template.columns)}"]
     problems = _row_problems(list(submission[key]), list(template[key]), key)
     return problems + _text_problems(submission[text], submission[key])
 
@@ -265,7 +266,7 @@ def _difference(given: list[object], wanted: list[object], key: str) -> list[str
     missing = [name for name in wanted if name not in have]
     extra = [name for name in given if name not in want]
     found = ((missing, "missing"), (extra, "not in the template"), (repeated, "repeated"))
-    return [f"{len(names)} {key} {what} ({_some(names)})" for names, what in found if names]
+    return [f"{len(names)} {key} {what} ({first_of(names)})" for names, what in found if names]
 
 
 def _text_problems(texts: pd.Series, keys: pd.Series) -> list[str]:
@@ -276,15 +277,8 @@ def _text_problems(texts: pd.Series, keys: pd.Series) -> list[str]:
         ("are not in NFC", texts.map(lambda value: isinstance(value, str) and not _is_nfc(value))),
         ("hold a byte order mark", texts.map(lambda value: isinstance(value, str) and _BYTE_ORDER_MARK in value)),
     )
-    return [f"{int(bad.sum())} texts {what} ({_some(keys[bad])})" for what, bad in checks if bad.any()]
+    return [f"{int(bad.sum())} texts {what} ({first_of(keys[bad])})" for what, bad in checks if bad.any()]
 
 
 def _is_nfc(value: str) -> bool:
     return unicodedata.is_normalized("NFC", value)
-
-
-def _some(values: Sequence[object] | pd.Series | pd.Index, shown: int = 3) -> str:
-    """Return the first few values, and how many more there are."""
-    values = list(values)
-    more = f" and {len(values) - shown} more" if len(values) > shown else ""
-    return ", ".join(map(str, values[:shown])) + more
