@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hangul_ocr.hangul import Alphabet
-from hangul_ocr.models.ctc import CTCDecoder, collapse, ctc_losses, prefix_beam
+from hangul_ocr.models.ctc import NEGLIGIBLE, CTCDecoder, collapse, ctc_losses, prefix_beam, prefix_beams
 from hangul_ocr.models.language import CharacterNgram, Fusion, Lexicon
 from hangul_ocr.settings import LossWeights
 
@@ -173,6 +173,39 @@ def test_score_sums_all_paths(grid):
     strings = [[1], [1, 1], [2, 3, 1], []]
     scores = decoder.score(grid.expand(4, -1, -1), strings)
     assert scores.tolist() == pytest.approx([math.log(truth[tuple(s)]) for s in strings], abs=1e-4)
+
+
+def test_several_strings_of_one_crop_score_as_each_would_alone(grid):
+    grids = torch.stack([grid, grid.flip(0)])
+    rows, strings = [1, 0, 1, 1], [[1], [1, 1], [2, 3, 1], []]
+    together = CTCDecoder(nn.Identity()).score(grids, strings, rows)
+    alone = [CTCDecoder(nn.Identity()).score(grids[[row]], [s]).item() for row, s in zip(rows, strings, strict=True)]
+    assert together.tolist() == pytest.approx(alone)
+    assert CTCDecoder(nn.Identity()).score(grids, [], []).tolist() == []
+
+
+def test_greedy_tells_the_string_s_probability_and_not_its_path_s(grid):
+    [(string, probability)] = CTCDecoder(nn.Identity()).greedy(grid[None])
+    assert string == collapse(grid.argmax(-1).tolist())
+    assert probability == pytest.approx(math.log(brute_force(grid.numpy())[tuple(string)]), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_negligible_is_not_followed_and_what_is_likely_stays_the_same(seed):
+    torch.manual_seed(seed)
+    peaks = torch.zeros(4, 12, 40).scatter_(-1, torch.randint(0, 40, (4, 12, 1)), 9.0)
+    grids = (peaks + 2 * torch.randn(4, 12, 40)).log_softmax(-1)
+    everything, some = (prefix_beams(grids, 16, negligible=share) for share in (0.0, NEGLIGIBLE))
+    for all_strings, strings in zip(everything, some, strict=True):
+        best = all_strings[0].score
+        likely = [c for c in all_strings if c.score > best + math.log(100 * NEGLIGIBLE)]
+        assert strings[: len(likely)] == likely
+        assert all(c.score > best + math.log(NEGLIGIBLE) - 1 for c in strings)
+
+
+def test_a_clear_crop_has_one_candidate():
+    clear = torch.full((1, 6, 4), -30.0).scatter_(-1, torch.tensor([0, 1, 1, 0, 2, 0])[None, :, None], 0.0)
+    assert [string for string, _ in CTCDecoder(nn.Identity()).candidates(clear, 5)[0]] == [[1, 2]]
 
 
 def test_what_the_grid_cannot_write_is_impossible_to_score_and_harmless_to_train(grid):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from hangul_ocr.data.batches import make_groups
 from hangul_ocr.data.crops import Crop
 from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.decoding import LANGUAGE, fused, load_fusion, make_fusion
-from hangul_ocr.inference.ensemble import Reading, combine, most_confident, vote
+from hangul_ocr.inference.ensemble import Reading, combine, most_confident, vote, with_stand_ins
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import DecodingSettings, ModelSettings
@@ -77,6 +78,15 @@ def test_members_may_differ_in_input_decoder_and_alphabet(models):
     for reading in readings:
         assert reading.scores.shape == (2, len(reading.strings))
         assert len(reading.own) == 2
+
+
+def test_every_string_has_each_member_s_own_probability(models):
+    readings = read_crops(models, Noise(), candidates=3, accelerator=make_accelerator("float32"))
+    for index, reading in enumerate(readings):
+        for model, scores in zip(models, reading.scores, strict=True):
+            group = make_groups([Noise().crop(index, None)], model.settings, model.alphabet)[0]
+            alone = with_stand_ins(reading.strings, model.score(group.images, [reading.strings])[0], model.alphabet)
+            assert scores.tolist() == pytest.approx(alone, rel=1e-3, abs=1e-3)
 
 
 def test_readings_come_in_the_sources_order_and_twice_the_same(models):

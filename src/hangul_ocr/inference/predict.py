@@ -246,7 +246,7 @@ def _read_chunk(
     with accelerator.autocast():
         lists = [_candidates(model, features, candidates) for model, features in zip(models, seen, strict=True)]
         unions = [_union([rows[i] for rows in lists]) for i in range(len(crops))]
-        scores = [_scores(model, features, unions) for model, features in zip(models, seen, strict=True)]
+        scores = [_scores(*member, unions) for member in zip(models, seen, lists, strict=True)]
     own = [[rows[i][0][0] for rows in lists] for i in range(len(crops))]
     return [Reading(unions[i], np.array([rows[i] for rows in scores]), own[i]) for i in range(len(crops))]
 
@@ -282,13 +282,17 @@ def _candidates(model: Recognizer, seen: Seen, count: int) -> dict[int, list[tup
     return found
 
 
-def _scores(model: Recognizer, seen: Seen, unions: list[list[str]]) -> dict[int, list[float]]:
+def _scores(
+    model: Recognizer, seen: Seen, own: dict[int, list[tuple[str, float]]], unions: list[list[str]]
+) -> dict[int, list[float]]:
+    """Return ``model``'s log P of each string of ``unions``; of its ``own`` candidates it is known already."""
     found: dict[int, list[float]] = {}
     for places, features in seen:
-        strings = [unions[place] for place in places]
-        scored = zip(strings, model.score_from(features, strings), strict=True)
-        values = [with_stand_ins(texts, row, model.alphabet) for texts, row in scored]
-        found.update(zip(places, values, strict=True))
+        known = [dict(own[place]) for place in places]
+        others = [[text for text in unions[place] if text not in row] for place, row in zip(places, known, strict=True)]
+        for place, row, texts, values in zip(places, known, others, model.score_from(features, others), strict=True):
+            row.update(zip(texts, values, strict=True))
+            found[place] = with_stand_ins(unions[place], [row[text] for text in unions[place]], model.alphabet)
     return found
 
 

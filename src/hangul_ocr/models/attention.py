@@ -100,8 +100,12 @@ class AutoregressiveDecoder(nn.Module, ABC):
         """Return ``scores`` (N, classes) without the start symbol; with the end alone where there is no more room."""
         return scores[:, : self.start] if place < self.max_length else scores[:, :1]
 
-    def score(self, features: Tensor, strings: Sequence[Sequence[int]]) -> Tensor:
-        """Return log P(string and end | crop), teacher-forced (N,); minus infinity for strings over ``max_length``."""
+    def score(self, features: Tensor, strings: Sequence[Sequence[int]], rows: Sequence[int] | None = None) -> Tensor:
+        """Return log P(string and end | crop), teacher-forced (S,); minus infinity for strings over ``max_length``.
+
+        ``rows`` (S,) names the crop of each string; without it each crop has one.
+        """
+        features = features if rows is None else features[list(rows)]
         inputs, outputs = self._teaching(strings, features.device)
         scores = self.teacher_forced(features, inputs).transpose(1, 2)
         totals = -F.nll_loss(scores, outputs, reduction="none", ignore_index=PADDING).sum(1)

@@ -10,6 +10,7 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hangul_ocr.hangul import Alphabet, ctc_steps_needed
-from hangul_ocr.models.ctc_loss import training_losses
+from hangul_ocr.models.ctc_loss import label_columns, training_losses
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.settings import LossWeights
 
@@ -25,6 +26,9 @@ Prefix = tuple[int, ...]
 #: prefix -> (P of its paths that end in a blank, of those that end in its last class, what fusion gave that class,
 #: whether a word of the lexicon begins so)
 Beam = dict[Prefix, tuple[float, float, float, bool]]
+#: Classes less likely than this, and prefixes less likely than this share of the best, are not followed where a crop
+#: alone decides: they never become the answer, and without them most time steps of a clear crop cost nothing.
+NEGLIGIBLE = 1e-5
 
 
 class CTCDecoder(nn.Module):
@@ -63,31 +67,54 @@ class CTCDecoder(nn.Module):
         return sum(ctc_steps_needed(target) > steps for target in targets)
 
     def greedy(self, features: Tensor) -> list[tuple[list[int], float]]:
-        """Return for each crop its most probable path, collapsed, and that path's log probability."""
-        best, path = self.log_probabilities(features).max(dim=-1)
-        sums = best.sum(dim=1).tolist()
-        return [(collapse(row), total) for row, total in zip(path.tolist(), sums, strict=True)]
+        """Return for each crop its most probable path, collapsed, and log P of that string, over all of its paths."""
+        grid = self.log_probabilities(features)
+        strings = [collapse(path) for path in grid.argmax(dim=-1).tolist()]
+        return list(zip(strings, string_scores(grid, strings, range(len(strings))).tolist(), strict=True))
 
     def candidates(self, features: Tensor, count: int) -> list[list[tuple[list[int], float]]]:
         """Return for each crop up to ``count`` strings with their log P(string | crop), best first.
 
         After :meth:`fuse` the best is the one with the highest fused score, and log P is still the crop's alone.
         """
-        grids = self.log_probabilities(features).cpu().numpy()
-        found = [prefix_beam(grid, count, fusion=self.fusion, alphabet=self.alphabet) for grid in grids]
+        grids = self.log_probabilities(features).cpu()
+        negligible = 0.0 if self.fusion else NEGLIGIBLE
+        found = prefix_beams(grids, count, fusion=self.fusion, alphabet=self.alphabet, negligible=negligible)
         return [[(candidate.classes, candidate.log_probability) for candidate in row] for row in found]
 
-    def score(self, features: Tensor, strings: Sequence[Sequence[int]]) -> Tensor:
-        """Return log P(string | crop), summed over all paths, (N,); minus infinity where the grid cannot write it."""
-        return -ctc_losses(self.log_probabilities(features), strings, impossible=math.inf)
+    def score(self, features: Tensor, strings: Sequence[Sequence[int]], rows: Sequence[int] | None = None) -> Tensor:
+        """Return log P(string | crop), summed over all paths, (S,); minus infinity where the grid cannot write it.
+
+        ``rows`` (S,) names the crop of each string; without it each crop has one.
+        """
+        rows = range(len(strings)) if rows is None else rows
+        return string_scores(self.log_probabilities(features), strings, rows).float().to(features.device)
+
+
+def string_scores(grids: Tensor, strings: Sequence[Sequence[int]], rows: Sequence[int]) -> Tensor:
+    """Return log P(string) of each of the ``strings``, string i under ``grids[rows[i]]``: (S,), float64, on the CPU.
+
+    ``grids`` is (N, T, classes) of log probabilities. Of each only the columns that a string uses are copied.
+    """
+    if not strings:
+        return torch.empty(0, dtype=torch.float64)
+    columns, symbols = label_columns(strings)
+    row, step = torch.tensor(list(rows)), torch.arange(grids.shape[1])
+    picked = grids[row[:, None, None], step[:, None], columns[:, None, :]].cpu().double()
+    return -_losses(picked, symbols, strings, math.inf)
 
 
 def ctc_losses(log_probabilities: Tensor, targets: Sequence[Sequence[int]], impossible: float = 0.0) -> Tensor:
     """Return -log P(target) for each row (N,); ``impossible`` where length + adjacent repeats exceed the time steps."""
+    flat = torch.tensor([c for target in targets for c in target], dtype=torch.long, device=log_probabilities.device)
+    return _losses(log_probabilities, flat, targets, impossible)
+
+
+def _losses(log_probabilities: Tensor, flat: Tensor, targets: Sequence[Sequence[int]], impossible: float) -> Tensor:
+    """Do what :func:`ctc_losses` does where ``flat`` (sum L,) holds the columns of all ``targets``."""
     n, steps, _ = log_probabilities.shape
     device = log_probabilities.device
     lengths = torch.tensor([len(target) for target in targets], device=device)
-    flat = torch.tensor([c for target in targets for c in target], dtype=torch.long, device=device)
     losses = F.ctc_loss(
         log_probabilities.transpose(0, 1),
         flat,
@@ -125,18 +152,36 @@ def prefix_beam(
     fusion: Fusion | None = None,
     alphabet: Alphabet | None = None,
 ) -> list[Candidate]:
-    """Return up to ``count`` strings of one crop, best score first; without ``fusion`` the score is log P itself.
+    """Return what :func:`prefix_beams` finds in the one crop of ``log_probabilities`` (T, classes)."""
+    return prefix_beams(torch.from_numpy(log_probabilities)[None], count, width, fusion, alphabet)[0]
 
-    ``log_probabilities`` is (T, classes). Each step keeps ``width`` prefixes and looks at as many classes. ``fusion``
-    ranks prefixes as they grow and the finished strings; without the ``alphabet`` of the classes that is a
+
+def prefix_beams(
+    grids: Tensor,
+    count: int,
+    width: int = 16,
+    fusion: Fusion | None = None,
+    alphabet: Alphabet | None = None,
+    negligible: float = 0.0,
+) -> list[list[Candidate]]:
+    """Return up to ``count`` strings of each crop, best score first; without ``fusion`` the score is log P itself.
+
+    ``grids`` is (N, T, classes) of log probabilities on the CPU. Each step keeps ``width`` prefixes and looks at as
+    many classes, but at none less likely than ``negligible``, and at no prefix less likely than that share of the best.
+    ``fusion`` ranks prefixes as they grow and the finished strings; without the ``alphabet`` of the classes that is a
     ``ValueError``. Beginnings of the lexicon's words have ``width`` places of their own, for their bonus comes with the
     last character only. A grid of NaN has no strings.
     """
-    rules, kept = _rules(fusion, alphabet), max(width, count)
-    beam: Beam = {(): (1.0, 0.0, 1.0, rules.begins(()))}
-    for row, likely in zip(log_probabilities, _likely(log_probabilities, width), strict=True):
-        beam = _top(_extend(beam, row, likely, kept, rules), kept)
-    return _ranked(log_probabilities, [list(prefix) for prefix in beam], fusion, alphabet)[:count]
+    rules = _rules(fusion, alphabet)
+    search = _Search(rules, width, max(width, count), negligible)
+    found = [[list(prefix) for prefix in search.prefixes(grid)] for grid in grids.numpy()]
+    strings = [string for group in found for string in group]
+    # The beam's own sums lack the paths of prefixes that it dropped.
+    exact = string_scores(grids, strings, [row for row, group in enumerate(found) for _ in group]).tolist()
+    added = [fusion.score(alphabet.decode(string)) if fusion else 0.0 for string in strings]
+    scored = iter(Candidate(s, p, p + more) for s, p, more in zip(strings, exact, added, strict=True))
+    ranked = [sorted(islice(scored, len(group)), key=lambda candidate: -candidate.score) for group in found]
+    return [group[:count] for group in ranked]
 
 
 @dataclass(frozen=True)
@@ -161,37 +206,55 @@ def _rules(fusion: Fusion | None, alphabet: Alphabet | None) -> _Rules:
     )
 
 
-def _likely(log_probabilities: np.ndarray, width: int) -> list[list[tuple[float, int]]]:
-    """Return for each time step (probability, class) of its ``width`` likeliest classes but the blank, best first."""
-    columns = np.arange(log_probabilities.shape[1])
-    rows = []
-    for row in log_probabilities:
-        symbols = np.argpartition(row, -width)[-width:] if len(row) > width else columns
-        pairs = zip(np.exp(row[symbols]).tolist(), symbols.tolist(), strict=True)
-        rows.append(sorted((pair for pair in pairs if pair[1]), reverse=True))
-    return rows
+@dataclass(frozen=True)
+class _Search:
+    """A prefix beam search: see :func:`prefix_beams`; ``kept`` prefixes stay after each step."""
+
+    rules: _Rules
+    width: int
+    kept: int
+    negligible: float
+
+    def prefixes(self, grid: np.ndarray) -> Beam:
+        """Return the prefixes that are left at the end of ``grid`` (T, classes), best first."""
+        beam: Beam = {(): (1.0, 0.0, 1.0, self.rules.begins(()))}
+        least = math.log(self.negligible) if self.negligible else -math.inf
+        for row in grid:
+            beam = _top(self._extend(beam, row, _likely(row, self.width, least)), self.kept)
+        return beam
+
+    def _extend(self, beam: Beam, row: np.ndarray, likely: list[tuple[float, int]]) -> Beam:
+        """Return the beam one time step on, with every new prefix that may be among the best of its kind.
+
+        A prefix that is not in the beam can come from its parent alone, so its probability is known at once, and one
+        that is below enough others is left out.
+        """
+        grown, rules = _stay(beam, row), self.rules
+        floor, floor_in_lexicon = _floors(grown, self.kept)
+        if self.negligible:
+            floor = floor_in_lexicon = max(floor, self.negligible * _most(beam, grown, likely))
+            grown = {prefix: state for prefix, state in grown.items() if state[0] + state[1] >= floor}
+        for prefix, (ends_blank, ends_class, _, begins) in beam.items():
+            total = ends_blank + ends_class
+            for probability, symbol in likely:
+                reach, longer = total * probability * rules.most, (*prefix, symbol)
+                if reach <= (floor_in_lexicon if begins else floor):
+                    break
+                begun = begins and rules.begins(longer)
+                if longer not in beam and (begun or reach > floor):
+                    joined = rules.factor(prefix, symbol)
+                    before = ends_blank if prefix and prefix[-1] == symbol else total
+                    grown[longer] = (0.0, before * probability * joined, joined, begun)
+        return grown
 
 
-def _extend(beam: Beam, row: np.ndarray, likely: list[tuple[float, int]], width: int, rules: _Rules) -> Beam:
-    """Return the beam one time step on, with every new prefix that may be among the ``width`` best of its kind.
-
-    A prefix that is not in the beam can come from its parent alone, so its probability is known at once, and one that
-    is below ``width`` others is left out.
-    """
-    grown = _stay(beam, row)
-    floor, floor_in_lexicon = _floors(grown, width)
-    for prefix, (ends_blank, ends_class, _, begins) in beam.items():
-        total = ends_blank + ends_class
-        for probability, symbol in likely:
-            reach, longer = total * probability * rules.most, (*prefix, symbol)
-            if reach <= (floor_in_lexicon if begins else floor):
-                break
-            begun = begins and rules.begins(longer)
-            if longer not in beam and (begun or reach > floor):
-                joined = rules.factor(prefix, symbol)
-                before = ends_blank if prefix and prefix[-1] == symbol else total
-                grown[longer] = (0.0, before * probability * joined, joined, begun)
-    return grown
+def _likely(row: np.ndarray, width: int, least: float) -> list[tuple[float, int]]:
+    """Return (probability, class) of the ``width`` likeliest classes from ``least`` on, best first, but the blank."""
+    symbols = np.flatnonzero(row >= least)
+    if len(symbols) > width:
+        symbols = symbols[np.argpartition(row[symbols], -width)[-width:]]
+    pairs = zip(np.exp(row[symbols]).tolist(), symbols.tolist(), strict=True)
+    return sorted((pair for pair in pairs if pair[1]), reverse=True)
 
 
 def _stay(beam: Beam, row: np.ndarray) -> Beam:
@@ -218,6 +281,12 @@ def _floors(beam: Beam, width: int) -> tuple[float, float]:
     return floor, min(floor, floor_in_lexicon)
 
 
+def _most(beam: Beam, grown: Beam, likely: list[tuple[float, int]]) -> float:
+    """Return what the best prefix has at the most after a step from ``beam``, whose own become ``grown``."""
+    before, after = (max((b + c for b, c, _, _ in prefixes.values()), default=0.0) for prefixes in (beam, grown))
+    return max(after, before * likely[0][0] if likely else 0.0)
+
+
 def _top(beam: Beam, width: int) -> Beam:
     """Return the ``width`` best prefixes and as many beginnings of the lexicon's words, best first.
 
@@ -228,20 +297,3 @@ def _top(beam: Beam, width: int) -> Beam:
     scale = 1 / best[0][0] if best else 1.0
     best += heapq.nlargest(width, (pair for pair in possible if beam[pair[1]][3]))
     return {p: (beam[p][0] * scale, beam[p][1] * scale, *beam[p][2:]) for _, p in best}
-
-
-def _ranked(
-    log_probabilities: np.ndarray, strings: list[list[int]], fusion: Fusion | None, alphabet: Alphabet | None
-) -> list[Candidate]:
-    exact = _exact(log_probabilities, strings) if strings else []
-    added = [fusion.score(alphabet.decode(string)) for string in strings] if fusion else [0.0] * len(strings)
-    found = [Candidate(s, p, p + more) for s, p, more in zip(strings, exact, added, strict=True)]
-    return sorted(found, key=lambda candidate: -candidate.score)
-
-
-def _exact(log_probabilities: np.ndarray, strings: list[list[int]]) -> list[float]:
-    """Return log P of each string over all paths; the beam's own sums lack the paths of prefixes that it dropped."""
-    used = sorted({0}.union(*strings))
-    place = {symbol: i for i, symbol in enumerate(used)}
-    grid = torch.from_numpy(log_probabilities[:, used].astype(np.float64)).expand(len(strings), -1, -1)
-    return (-ctc_losses(grid, [[place[c] for c in string] for string in strings], impossible=math.inf)).tolist()

@@ -25,7 +25,7 @@ def training_losses(logits: Tensor, targets: Sequence[Sequence[int]], frames: Te
     time step where it is known, else ``UNKNOWN_CLASS``; the frame loss is the mean cross-entropy of the known ones.
     """
     device = logits.device
-    columns, symbols = _label_columns(targets)
+    columns, symbols = label_columns(targets)
     fits = torch.tensor([ctc_steps_needed(target) <= logits.shape[1] for target in targets], device=device)
     lengths = torch.tensor([len(target) for target in targets], device=device)
     return _TrainingLosses.apply(
@@ -33,7 +33,7 @@ def training_losses(logits: Tensor, targets: Sequence[Sequence[int]], frames: Te
     )
 
 
-def _label_columns(targets: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def label_columns(targets: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Return each label's classes (N, U), the blank first and once each, and all labels as places in them (sum L)."""
     rows = [list(dict.fromkeys([0, *target])) for target in targets]
     columns = torch.zeros(len(rows), max(map(len, rows), default=1), dtype=torch.long)

@@ -56,15 +56,18 @@ class HybridDecoder(nn.Module):
         if not rows:  # features of NaN have no strings
             return found
         strings = [string for group in found for string, _ in group]
-        scores = iter(self.score(features[rows], strings).tolist())
+        scores = iter(self.score(features, strings, rows).tolist())
         rescored = [[(string, next(scores)) for string, _ in group] for group in found]
         return [sorted(group, key=lambda item: -item[1])[:count] for group in rescored]
 
-    def score(self, features: Tensor, strings: Sequence[Sequence[int]]) -> Tensor:
-        """Return each string's score (N,): log P under CTC, or the weighted mean of both decoders' log P."""
+    def score(self, features: Tensor, strings: Sequence[Sequence[int]], rows: Sequence[int] | None = None) -> Tensor:
+        """Return each string's score (S,): log P under CTC, or the weighted mean of both decoders' log P.
+
+        ``rows`` (S,) names the crop of each string; without it each crop has one.
+        """
         if not self.joint_share:
-            return self.ctc.score(features, strings)
-        attended = self.attention.score(features, strings)
+            return self.ctc.score(features, strings, rows)
+        attended = self.attention.score(features, strings, rows)
         if self.joint_share == 1:  # minus infinity under CTC has no share, either
             return attended
-        return (1 - self.joint_share) * self.ctc.score(features, strings) + self.joint_share * attended
+        return (1 - self.joint_share) * self.ctc.score(features, strings, rows) + self.joint_share * attended

@@ -35,7 +35,8 @@ class SequenceModel(nn.Module):
         """Return (N, T, hidden) for ``features`` (N, T, width)."""
         features = self.enter(features)
         if self.lstm is not None:
-            features = self.lstm(features)[0]
+            # oneDNN's LSTM returns time first in memory, on which the next layer takes four times as long.
+            features = self.lstm(features)[0].contiguous()
         return self.leave(features)
 
 
@@ -106,7 +107,9 @@ class Recognizer(nn.Module):
         scores: list[float] = []
         for start in range(0, len(rows), SCORED_TOGETHER):
             part = slice(start, start + SCORED_TOGETHER)
-            scores += self.decoder.score(features[rows[part]], encoded[part]).tolist()
+            first, last = rows[part][0], rows[part][-1] + 1
+            places = [row - first for row in rows[part]]
+            scores += self.decoder.score(features[first:last], encoded[part], places).tolist()
         values = iter(float("-inf") if self.alphabet.missing(t) else s for t, s in zip(texts, scores, strict=True))
         return [[next(values) for _ in group] for group in strings]
 
