@@ -161,6 +161,16 @@ def test_faults_of_a_settings_file_name_the_file(tmp_path, content, what):
         load_settings(tmp_path / "mine.json")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_settings_are_read_in_what_shells_write_them_in(tmp_path, encoding):
+    path = tmp_path / "mine.json"  # `hangul-ocr settings > mine.json` is UTF-16 from Windows PowerShell 5
+    path.write_bytes(preset("quick", seed=7).to_json().encode(encoding))
+    assert load_settings(path) == preset("quick", seed=7)
+    path.write_bytes("{ 한글".encode("cp949"))
+    with pytest.raises(HangulOcrError, match="not valid JSON"):
+        load_settings(path)
+
+
 @pytest.mark.parametrize("name", ["smoke", "quick", "scratch", "colab", "full"])
 def test_presets_survive_json(name):
     assert Settings.from_dict(json.loads(preset(name).to_json())) == preset(name)

@@ -850,7 +850,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
         dest="preset",
         action="store_const",
         const="scratch",
-        help="--preset scratch: quick, but not from the weights that ship",
+        help="--preset scratch: pretrain a small network first, not from the weights that ship (20 minutes)",
     )
     choice.add_argument("--settings", type=Path, metavar="FILE", help="a settings file instead of a preset")
     parser.add_argument(

@@ -266,7 +266,7 @@ def load_settings(path: Path) -> Settings:
     So does a backbone that nobody knows: else it would be found out when all data are prepared.
     """
     try:
-        settings = Settings.from_dict(json.loads(path.read_text(encoding="utf-8-sig")))
+        settings = Settings.from_dict(json.loads(path.read_bytes()))
         require_backbone(settings.model.backbone)
         return settings
     except OSError as error:
