@@ -70,12 +70,45 @@ def test_without_the_stem_s_pooling_the_map_has_the_same_size_and_finer_layers()
     [
         ("resnet_typo", "not a timm model"),
         ("vit_tiny_patch16_224", "does not take crops"),
-        ("efficientvit_b0", "cannot be made"),
+        ("vit_tiny_patch16_224", "choose a convolutional one"),
+        ("halonet_h1", r"does not take crops of any size \(AssertionError: "),
+        ("coat_tiny", "does not take crops of any size"),
+        ("xcit_nano_12_p8_224", "gives no feature map"),
+        ("convmixer_768_32", "its strides cannot be adapted"),
     ],
 )
 def test_unfit_backbones_are_named(name, part):
     with pytest.raises(HangulOcrError, match=part):
         Backbone(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "part"),
+    [
+        ("resnet10t", {"arguments": {"mirrors": 3}}, "cannot be made .*'mirrors'.*; check backbone_args"),
+        ("resnet10t", {"arguments": {"channels": [8]}}, "no attribute 'layer2'.*check backbone_args"),
+        ("resnet18.nope", {}, "cannot be made .*nope"),
+        ("lcnet_035", {"pretrained": True}, "No pretrained weights .*; set model.pretrained to false; or, if its"),
+    ],
+)
+def test_unfit_choices_for_a_backbone_are_named(name, arguments, part):
+    with pytest.raises(HangulOcrError, match=part):
+        Backbone(name, **arguments)
+
+
+def test_without_a_connection_the_error_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/nonexistent")
+    with pytest.raises(HangulOcrError, match=r"'resnet18' cannot be made .*; set model\.pretrained to false; or"):
+        Backbone("resnet18", pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["efficientvit_b0", "inception_next_atto", "mambaout_femto"])
+def test_backbones_that_pool_always_or_have_their_channels_last_give_features(name):
+    backbone = Backbone(name, channels=1, across_stride=8).eval()
+    with torch.no_grad():
+        assert backbone.feature_map(torch.zeros(2, 1, 32, 96)).shape == (2, backbone.width, 4, 12)
+        assert backbone(torch.zeros(2, 1, 160, 32)).shape == (2, 20, backbone.width)
 
 
 @pytest.mark.parametrize(("name", "near"), [("resnet10x", "resnet10t"), ("clova_resnt", "clova_resnet"), ("?", "timm")])

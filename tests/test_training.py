@@ -166,6 +166,24 @@ def test_a_loss_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch)
     assert all(torch.isfinite(t).all() for n, t in weights(tmp_path)[0].items() if n.startswith("model."))
 
 
+@pytest.mark.parametrize("decoder", ["ctc", "attention"])
+def test_a_network_that_overflows_once_keeps_its_running_statistics(tmp_path, decoder):
+    """Infinite features, as half precision may give them, would stay in the norms' running means for good."""
+    ours = stage(tmp_path, network=replace(MODEL, decoder=decoder))
+    calls = []
+
+    def overflow(module, inputs, output):
+        calls.append(1)
+        return output * float("inf") if len(calls) == 2 else output
+
+    first = next(m for m in ours.recognizer.backbone.modules() if isinstance(m, torch.nn.Conv2d))
+    first.register_forward_hook(overflow)
+    progress = ours.run().progress
+    assert progress.skipped_steps == 1
+    assert np.isfinite([row["valid_loss"] for row in progress.history]).all()
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path)[0].values())
+
+
 def keys_of(block):
     return [int(key) for step in block for group in step for key in group.keys]
 
@@ -235,6 +253,7 @@ def _train_in_two_processes(folder):
     accelerator = make_accelerator("float32")
     process = (accelerator.process_index, accelerator.num_processes)
     trained = stage(folder, process=process, accelerator=accelerator)
+    trained.blocks.real = OneDamaged()
     trained.run()
     sums = torch.tensor([sum(p.double().sum().item() for p in trained.recognizer.parameters())])
     gathered = accelerator.gather(sums)
@@ -258,8 +277,11 @@ def test_two_processes_train_one_model(tmp_path):
     together = weights(tmp_path)[1]
     assert together["step"] == STAGE.steps
     # The same crops in other steps: batch statistics differ, what is learnt does not.
-    stage(tmp_path / "alone").run()
+    single = stage(tmp_path / "alone")
+    single.blocks.real = OneDamaged()
+    single.run()
     alone = weights(tmp_path / "alone")[1]
+    assert together["unreadable"] == alone["unreadable"] > 0
     assert together["history"][-1]["valid_loss"] == pytest.approx(alone["history"][-1]["valid_loss"], rel=0.1)
 
 
@@ -336,13 +358,59 @@ def test_where_the_memory_ends_the_crops_go_in_parts(tmp_path, monkeypatch, caps
     assert max(len(group.texts) for group in groups) > 2
     for trained in (ours, whole):
         trained.recognizer.eval()  # batch statistics would differ
-    total = ours._gradients_that_fit(groups)
-    assert total == pytest.approx(whole._gradients_that_fit(groups), rel=1e-4)
+    total = float(ours._gradients_that_fit(groups))
+    assert total == pytest.approx(float(whole._gradients_that_fit(groups)), rel=1e-4)
     assert max(most) <= 2 == ours.largest or ours.largest == 1
     for mine, theirs in zip(ours.recognizer.parameters(), whole.recognizer.parameters(), strict=True):
         if theirs.grad is not None:
             assert torch.allclose(mine.grad, theirs.grad, atol=1e-5)
     assert "out of memory; going on with" in capsys.readouterr().err
+
+
+def _train_without_memory(folder):
+    """Take a step over 8,000 crops with 800 MB more than is in use."""
+    import resource
+
+    torch.set_num_threads(1)
+    trained = stage(folder)
+    few = max(trained.blocks[0][0], key=lambda group: len(group.texts))
+    trained._gradients_that_fit([few])  # loads what is loaded once
+    times = 8000 // len(few.texts)
+    tensors = {"images": few.images.repeat(times, 1, 1, 1), "frames": few.frames.repeat(times, 1)}
+    lists = {name: getattr(few, name) * times for name in ("keys", "texts", "targets")}
+    in_use = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + (800 << 20),) * 2)
+    loss = float(trained._optimise([replace(few, **tensors, **lists)]))
+    (folder / "loss.json").write_text(json.dumps([loss, trained.largest]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to a limit of memory")
+def test_a_process_that_may_take_no_more_memory_goes_on_in_parts(tmp_path):
+    """A true limit, which the allocator meets, or oneDNN."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, str(tmp_path), "limited"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    loss, largest = json.loads((tmp_path / "loss.json").read_text())
+    assert np.isfinite(loss)
+    assert largest < 4000
+    assert f"out of memory; going on with {largest} crops at once" in done.stderr
+
+
+@pytest.mark.parametrize("words", ["could not create a primitive", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when ..."])
+def test_libraries_without_room_for_their_own_are_out_of_memory_too(tmp_path, monkeypatch, words):
+    ours = stage(tmp_path)
+    true_forward = ours.recognizer.forward
+
+    def small_device(images, *arguments):
+        if len(images) > 2:
+            raise RuntimeError(words)
+        return true_forward(images, *arguments)
+
+    monkeypatch.setattr(ours.recognizer, "forward", small_device)
+    groups = max(ours.blocks[0], key=lambda groups: max(len(group.texts) for group in groups))
+    assert torch.isfinite(ours._gradients_that_fit(groups))
+    assert ours.largest <= 2
 
 
 def test_where_the_memory_ends_validation_reads_in_parts(tmp_path, monkeypatch):
@@ -363,7 +431,7 @@ def test_where_the_memory_ends_validation_reads_in_parts(tmp_path, monkeypatch):
     assert parts[2] == pytest.approx(whole[2], rel=1e-4)
 
 
-def test_with_several_processes_a_lack_of_memory_is_said_with_its_remedy(tmp_path, monkeypatch):
+def test_a_lack_of_memory_that_no_halving_mends_is_said_with_its_remedy(tmp_path, monkeypatch):
     ours = stage(tmp_path)
 
     def small_device(*_):
@@ -371,8 +439,14 @@ def test_with_several_processes_a_lack_of_memory_is_said_with_its_remedy(tmp_pat
 
     monkeypatch.setattr(ours.recognizer, "forward", small_device)
     monkeypatch.setattr(type(ours.accelerator), "num_processes", 2)
+    groups = max(ours.blocks[0], key=lambda groups: max(len(group.texts) for group in groups))
+    with monkeypatch.context() as alone:
+        alone.setattr(type(ours.accelerator), "num_processes", 1)
+        with pytest.raises(HangulOcrError, match=r"test: out of memory; not even one crop fits; end other programs"):
+            ours._gradients_that_fit(groups)
+    ours.largest = 1 << 30
     with pytest.raises(HangulOcrError, match=r"test: out of memory; .* lower crops_per_step"):
-        ours._gradients_that_fit(max(ours.blocks[0], key=lambda groups: max(len(group.texts) for group in groups)))
+        ours._gradients_that_fit(groups)
 
 
 def test_a_stage_stopped_in_its_first_validation_has_a_state_that_says_so(tmp_path, monkeypatch):
@@ -645,6 +719,15 @@ def test_the_optimiser_of_other_parameters_is_refused(tmp_path, monkeypatch, nam
         stage(tmp_path, network=UNUSED).run()
 
 
+def test_a_state_of_another_version_is_refused(tmp_path):
+    stage(tmp_path, deadline=time.monotonic()).run()
+    tensors, header = load_tensors(tmp_path / LAST)
+    header["progress"]["mirrors"] = 3
+    save_tensors(tmp_path / LAST, tensors, header)
+    with pytest.raises(HangulOcrError, match=rf"another version .*mirrors.*delete {tmp_path} to start the stage anew"):
+        stage(tmp_path).run()
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_state_without_names_goes_on_where_it_holds_something_for_each_parameter(tmp_path, optimizer):
     settings = replace(STAGE, steps=16, optimizer=optimizer)
@@ -709,5 +792,5 @@ def test_weights_with_settings_of_another_version_are_named(tmp_path):
 
 
 if __name__ == "__main__":
-    ways = {"alone": _train_alone, "worker": _train_with_a_worker}
+    ways = {"alone": _train_alone, "worker": _train_with_a_worker, "limited": _train_without_memory}
     ways.get(sys.argv[-1], _train_in_two_processes)(Path(sys.argv[1]))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -73,8 +74,11 @@ class AutoregressiveDecoder(nn.Module, ABC):
         return sum(len(target) > self.max_length for target in targets)
 
     def greedy(self, features: Tensor) -> list[tuple[list[int], float]]:
-        """Return for each crop the likeliest class step by step, and the string's log probability."""
-        return [rows[0] for rows in self.candidates(features, 1)]
+        """Return for each crop the likeliest class step by step, and the string's log probability.
+
+        Features of NaN are read as an empty string that is impossible.
+        """
+        return [rows[0] if rows else ([], -math.inf) for rows in self.candidates(features, 1)]
 
     @torch.no_grad()
     def candidates(self, features: Tensor, count: int) -> list[list[tuple[list[int], float]]]:

@@ -74,7 +74,7 @@ class Backbone(nn.Module):
         """Return (N, D, A, T): the long side last, whichever way the text runs. ``images`` is (N, C, H, W)."""
         down = images.shape[2] > images.shape[3]
         with self._direction(down):
-            features = self.network.forward_features(images)
+            features = _features(self.network, images)
         return features.transpose(2, 3) if down else features
 
     def forward(self, images: Tensor) -> Tensor:
@@ -92,15 +92,30 @@ class Backbone(nn.Module):
 
 def _create(name: str, channels: int, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
     require_backbone(name)
+    wanted = {"pretrained": pretrained, "in_chans": channels, "num_classes": 0}
     try:
-        return timm.create_model(
-            name, pretrained=pretrained, in_chans=channels, num_classes=0, global_pool="", **arguments
-        )
-    except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
-        remedy = "set model.pretrained to false, or run once with a connection" if pretrained else "check backbone_args"
-        raise HangulOcrError(
-            f"backbone {name!r} cannot be made ({str(error).splitlines()[0][:160]}); {remedy}"
-        ) from None
+        try:
+            return timm.create_model(name, global_pool="", **wanted, **arguments)
+        except AssertionError:  # some insist on their pooling; the features come before it
+            return timm.create_model(name, **wanted, **arguments)
+    except Exception as error:  # timm's own, or any of a broken connection's
+        raise HangulOcrError(f"backbone {name!r} cannot be made ({_reason(error)}); {_remedy(pretrained)}") from None
+
+
+def _remedy(pretrained: bool) -> str:
+    if not pretrained:
+        return "check backbone_args, or choose another backbone"
+    return "set model.pretrained to false; or, if its weights are published, run once with a connection"
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
+
+
+def _features(network: nn.Module, images: Tensor) -> Any:
+    """Return the network's feature map (N, C, H, W), whichever axis it has its channels on; of some, something else."""
+    features = network.forward_features(images)
+    return features.permute(0, 3, 1, 2) if getattr(network, "output_fmt", "") == "NHWC" else features
 
 
 def _leave_out_stem_pool(name: str, network: nn.Module) -> None:
@@ -160,7 +175,7 @@ def _freeze_unused(network: nn.Module, channels: int) -> None:
     network.eval()  # the probe must leave no trace in running means
     parameters = list(network.parameters())
     with torch.enable_grad():
-        features = network.forward_features(torch.zeros(1, channels, PROBE, PROBE))
+        features = _features(network, torch.zeros(1, channels, PROBE, PROBE))
         gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
@@ -172,9 +187,12 @@ def _probe(name: str, network: nn.Module, images: Tensor) -> Tensor:
     network.eval()
     try:
         with torch.no_grad():
-            features = network.forward_features(images)
+            features = _features(network, images)
     except Exception as error:
-        raise HangulOcrError(f"backbone {name!r} does not take crops of any size ({str(error)[:120]})") from None
+        raise HangulOcrError(
+            f"backbone {name!r} does not take crops of any size ({_reason(error)}); choose a convolutional one, "
+            "or check backbone_args"
+        ) from None
     network.train(was_training)
     if not isinstance(features, Tensor) or features.dim() != 4:
         raise HangulOcrError(f"backbone {name!r} gives no feature map (N, C, H, W); choose a convolutional one")

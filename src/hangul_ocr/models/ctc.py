@@ -63,7 +63,7 @@ class CTCDecoder(nn.Module):
         return loss
 
     def unwritable(self, targets: Sequence[Sequence[int]], steps: int) -> int:
-        """Return how many labels need more than ``steps`` time steps: their loss is 0, so nothing is learnt of them."""
+        """Return how many labels need more than ``steps`` time steps: their loss is 0 but for smoothing's share."""
         return sum(ctc_steps_needed(target) > steps for target in targets)
 
     def greedy(self, features: Tensor) -> list[tuple[list[int], float]]:

@@ -39,6 +39,8 @@ from hangul_ocr.training.optimizer import (
 )
 from hangul_ocr.workspace import ACCELERATE_PRECISION, make_accelerator, pick_number_type, return_free_memory
 
+# What accelerate does not know of: oneDNN and cuBLAS find no room for their own buffers.
+NO_ROOM = ("could not create a primitive", "could not create a memory object", "CUBLAS_STATUS_ALLOC_FAILED")
 # Steps. Batches of many shapes leave holes in the heap: 2 GB after two minutes, 5 after twelve, 1 of them in use.
 RETURN_MEMORY_EVERY = 64
 SAVE_SECONDS = 60.0  # a short stage may have fewer steps than lie between two saves
@@ -141,6 +143,7 @@ class Stage:
         self.model, self.optimizer = accelerator.prepare(self.recognizer, optimizer)
         self.progress = Progress(seen=seen)
         self.largest = 1 << 30  # crops at once: halved whenever the memory does not suffice
+        self._lacking = [0, 0]  # this block's labels that cannot be written, its crops that cannot be read
         self._saved = time.monotonic()
 
     def run(self) -> StageResult:
@@ -161,6 +164,7 @@ class Stage:
                     self.progress.step += 1
                     self._report(bar, loss)
                 self.progress.block += 1
+                self._sum_losses()
                 stop = self._read_clock(before - started)
                 finished = self._done()
                 self._keep(finished, len(block))
@@ -211,7 +215,9 @@ class Stage:
         total = self._gradients_that_fit(groups)
         self._count_losses(groups)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        fine = math.isfinite(total) and bool(torch.isfinite(torch.as_tensor(norm)))
+        # The step's only wait for the device: its loss and norm together, when all else has been asked for.
+        total, norm = torch.stack([total, torch.as_tensor(norm).to(total)]).tolist()
+        fine = math.isfinite(total) and math.isfinite(norm)
         # A gradient scaler (float16) must see every step: it skips a bad one itself, and lowers its scale.
         if fine or self.accelerator.scaler is not None:
             self.optimizer.step()
@@ -219,17 +225,32 @@ class Stage:
             self.ema.update(self.recognizer, step=self.progress.step)
         else:
             self.progress.skipped_steps += 1
+            self._restore_statistics()
         self.optimizer.zero_grad(set_to_none=True)
         return total
 
+    def _restore_statistics(self) -> None:
+        """Take the averaged weights' running statistics for those that a bad step spoilt: NaN would stay in a mean."""
+        for ours, averaged in zip(self.recognizer.buffers(), self.ema.module.buffers(), strict=True):
+            if not torch.isfinite(ours).all():
+                ours.copy_(averaged)
+
     def _count_losses(self, groups: list[Group]) -> None:
         unwritable = self.recognizer.decoder.unwritable
-        self.progress.unwritable += sum(unwritable(group.targets, group.frames.shape[1]) for group in groups)
+        self._lacking[0] += sum(unwritable(group.targets, group.frames.shape[1]) for group in groups)
         for reason in (reason for group in groups for reason in group.lost):
-            self.progress.unreadable += 1
+            self._lacking[1] += 1
             tqdm.write(f"{self.name}: another crop taken for {reason}", file=sys.stderr)
 
-    def _gradients_that_fit(self, groups: list[Group]) -> float:
+    def _sum_losses(self) -> None:
+        """Add to the progress what the block's crops lacked, in all processes."""
+        here = torch.tensor(self._lacking, device=self.accelerator.device)
+        unwritable, unreadable = self.accelerator.reduce(here).tolist()
+        self.progress.unwritable += unwritable
+        self.progress.unreadable += unreadable
+        self._lacking = [0, 0]
+
+    def _gradients_that_fit(self, groups: list[Group]) -> torch.Tensor:
         """Return the mean loss of a crop with its gradients in place; where the memory ends, in smaller parts."""
         while True:
             parts = [part for group in groups for part in split_group(group, self.largest)]
@@ -237,8 +258,11 @@ class Stage:
                 return self._gradients(parts)
             except RuntimeError as error:
                 longest = max(len(part.texts) for part in parts)
-                if longest == 1 or not should_reduce_batch_size(error):
+                if not _memory_ended(error):
                     raise
+                if longest == 1:
+                    advice = "not even one crop fits; end other programs, or choose a smaller network in another --run"
+                    raise HangulOcrError(f"{self.name}: out of memory; {advice}") from error
                 if self.accelerator.num_processes > 1:  # the others would wait for gradients that never come
                     advice = "with several processes nothing is halved: lower crops_per_step in another --run"
                     raise HangulOcrError(f"{self.name}: out of memory; {advice}") from error
@@ -247,10 +271,10 @@ class Stage:
             clear_device_cache(garbage_collection=True)
             tqdm.write(f"{self.name}: out of memory; going on with {self.largest} crops at once", file=sys.stderr)
 
-    def _gradients(self, groups: list[Group]) -> float:
+    def _gradients(self, groups: list[Group]) -> torch.Tensor:
         crops = sum(len(group.texts) for group in groups)
         losses = [self._backward(group, crops, last=group is groups[-1]) for group in groups]
-        return float(torch.stack(losses).sum())  # one wait for the device a step, not one for each group
+        return torch.stack(losses).sum()
 
     def _backward(self, group: Group, crops: int, last: bool) -> torch.Tensor:
         device = self.accelerator.device
@@ -366,12 +390,22 @@ class Stage:
             )
         load_optimizer(self.optimizer, kept)
         torch.set_rng_state(tensors["random_state"])
-        self.progress = Progress(**header["progress"])
-        if header["mean_loss"] is not None:
+        self.progress = _progress(path, header)
+        if header.get("mean_loss") is not None:
             self._mean_loss = header["mean_loss"]
         if self.accelerator.scaler is not None and "scaler" in header:
             self.accelerator.scaler.load_state_dict(header["scaler"])
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def _progress(path: Path, header: dict[str, Any]) -> Progress:
+    try:
+        return Progress(**header["progress"])
+    except (KeyError, TypeError) as error:
+        raise HangulOcrError(
+            f"{path}: the state of another version ({error}); "
+            f"delete {path.parents[1]} to start the stage anew, or use another --run"
+        ) from None
 
 
 @torch.no_grad()
@@ -398,11 +432,15 @@ def _read_group(model: Recognizer, group: Group, accelerator: Accelerator) -> tu
             found = model.decoder.greedy(features)
         return [model.alphabet.decode(classes) for classes, _ in found], float(losses.sum())
     except RuntimeError as error:
-        if len(group.texts) == 1 or not should_reduce_batch_size(error):
+        if len(group.texts) == 1 or not _memory_ended(error):
             raise
     clear_device_cache(garbage_collection=True)
     halves = [_read_group(model, half, accelerator) for half in split_group(group, (len(group.texts) + 1) // 2)]
     return [text for found, _ in halves for text in found], sum(loss for _, loss in halves)
+
+
+def _memory_ended(error: RuntimeError) -> bool:
+    return should_reduce_batch_size(error) or any(words in str(error) for words in NO_ROOM)
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
