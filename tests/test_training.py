@@ -29,10 +29,11 @@ from hangul_ocr.models.checkpoint import (
     save_tensors,
 )
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.settings import LossWeights, ModelSettings, TrainingSettings, preset
+from hangul_ocr.settings import LossWeights, ModelSettings, TrainingSettings, clova, preset
 from hangul_ocr.training import loop
 from hangul_ocr.training.kfold import load_run, open_run, pretrain
 from hangul_ocr.training.loop import LAST, Stage, one_cycle, read_groups, stage_accelerator
+from hangul_ocr.training.optimizer import make_optimizer
 from hangul_ocr.workspace import end_processes, make_accelerator
 
 MODEL = ModelSettings(backbone="resnet10t", backbone_args={"channels": (8, 8, 16, 16)}, hidden=16)
@@ -540,6 +541,24 @@ def test_the_pixels_side_may_learn_at_a_rate_of_its_own(tmp_path):
     frozen.run()
     for name, tensor in frozen.recognizer.named_parameters():
         assert torch.equal(before[name], tensor) == name.startswith("backbone."), name
+
+
+@pytest.mark.parametrize("model", [MODEL, replace(clova("TPS-VGG-BiLSTM-CTC"), fixed_width=64)], ids=["timm", "clova"])
+def test_each_layer_of_the_backbone_may_learn_slower_than_the_next(model):
+    recognizer = Recognizer(model, ALPHABET)
+    optimizer = make_optimizer(recognizer, replace(STAGE, backbone_rate=0.5, layer_decay=0.8), "cpu", "no")
+    names = {id(parameter): name for name, parameter in recognizer.named_parameters()}
+    share = {names[id(p)]: group["share_of_rate"] for group in optimizer.param_groups for p in group["params"]}
+    layer_of = recognizer.backbone.layer_numbers()
+    last = max(layer_of.values())
+    assert last >= 4
+    for name, found in share.items():
+        if not name.startswith(("backbone.", "rectifier.")):
+            assert found == 1.0
+        elif name.startswith("backbone.") and (layer := layer_of.get(name.removeprefix("backbone."))) is not None:
+            assert found == pytest.approx(0.5 * 0.8 ** (last - layer))
+    assert min(share.values()) == pytest.approx(0.5 * 0.8**last)
+    assert all(found == min(share.values()) for name, found in share.items() if name.startswith("rectifier."))
 
 
 def test_joined_crops_carry_both_texts_and_all_places(tmp_path):

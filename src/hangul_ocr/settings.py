@@ -109,7 +109,7 @@ class TrainingSettings:
 
     Of the real crops ``join_share`` are joined to another, and rare characters are drawn more often by ``balance``
     (0 not at all, 1 inversely to their frequency). The rectifier and the backbone learn at ``backbone_rate`` times the
-    learning rate.
+    learning rate, and each layer of the backbone at ``layer_decay`` times the rate of the one after it.
     """
 
     steps: int = 1000
@@ -128,6 +128,7 @@ class TrainingSettings:
     join_share: float = 0.0
     balance: float = 0.0
     backbone_rate: float = 1.0
+    layer_decay: float = 1.0
     synthetic_share: float = 0.0
     validate_every: int = 250
     save_every: int = 250
@@ -147,7 +148,7 @@ class TrainingSettings:
         for name in ("warmup", "ema_decay", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 _refuse(name, getattr(self, name), "from 0 to below 1")
-        for name in ("synthetic_share", "join_share", "backbone_rate"):
+        for name in ("synthetic_share", "join_share", "backbone_rate", "layer_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 _refuse(name, getattr(self, name), "from 0 to 1")
 

@@ -16,6 +16,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from hangul_ocr.hangul import HangulOcrError
@@ -82,6 +83,13 @@ class Backbone(nn.Module):
         features = self.feature_map(images)
         weights = self.position_score(features).softmax(dim=2)
         return (features * weights).sum(dim=2).transpose(1, 2)
+
+    def layer_numbers(self) -> dict[str, int]:
+        """Return for the parameters of timm's network, by name, which of its layers they are in, 0 being the first."""
+        groups = self.network.group_matcher(coarse=False)
+        return {
+            f"network.{name}": layer for name, layer in group_parameters(self.network, groups, reverse=True).items()
+        }
 
     @contextmanager
     def _direction(self, down: bool) -> Iterator[None]:

@@ -44,6 +44,12 @@ class ClovaBackbone(nn.Module):
             entry.turn(down)
         return self.layers(images).mean(dim=3 if down else 2).transpose(1, 2)
 
+    def layer_numbers(self) -> dict[str, int]:
+        """Return for each parameter, by name, which of the layers with parameters it is in, 0 being the first."""
+        names = dict.fromkeys(name.rsplit(".", 1)[0] for name, _ in self.named_parameters())
+        number = {name: i for i, name in enumerate(names)}
+        return {name: number[name.rsplit(".", 1)[0]] for name, _ in self.named_parameters()}
+
 
 _WINDOWED = (nn.Conv2d, nn.MaxPool2d)
 

@@ -19,7 +19,7 @@ def make_optimizer(model: Recognizer, settings: TrainingSettings, device: str, p
 
     ``precision`` is the accelerator's, ``bf16`` where bfloat16 is fast.
     """
-    groups = _parameter_groups(model, settings.weight_decay, settings.backbone_rate)
+    groups = _parameter_groups(model, settings)
     if settings.optimizer == "adamw":
         # Fused on a GPU alone: on a CPU it is not bit for bit the same after a resume.
         return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=device == "cuda")
@@ -41,16 +41,29 @@ def _orthogonalise_in(number_type: torch.dtype) -> None:
     muon.zeropower_via_newtonschulz = partial(_newton_schulz, dtype=number_type)
 
 
-def _parameter_groups(model: Recognizer, weight_decay: float, backbone_rate: float) -> list[dict[str, Any]]:
-    """Weight decay is for matrices and kernels alone; the pixels' side may learn at a rate of its own."""
-    pixels_side = {id(p) for part in (model.rectifier, model.backbone) for p in part.parameters()}
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+def _parameter_groups(model: Recognizer, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Weight decay is for matrices and kernels alone; the pixels' side may learn at rates of its own."""
+    pixels_side = [p for part in (model.rectifier, model.backbone) for p in part.parameters()]
+    layers_after = _layers_after(model) if settings.layer_decay < 1 else {id(p): 0 for p in pixels_side}
+    groups: dict[tuple[bool, int | None], dict[str, Any]] = {}
     for parameter in filter(lambda p: p.requires_grad, model.parameters()):
-        matrix, pixels = parameter.dim() > 1, id(parameter) in pixels_side
-        decay, share = weight_decay if matrix else 0.0, backbone_rate if pixels else 1.0
-        empty = {"params": [], "weight_decay": decay, "share_of_rate": share}
-        groups.setdefault((matrix, pixels), empty)["params"].append(parameter)
+        matrix, after = parameter.dim() > 1, layers_after.get(id(parameter))
+        share = 1.0 if after is None else settings.backbone_rate * settings.layer_decay**after
+        empty = {"params": [], "weight_decay": settings.weight_decay if matrix else 0.0, "share_of_rate": share}
+        groups.setdefault((matrix, after), empty)["params"].append(parameter)
     return list(groups.values())
+
+
+def _layers_after(model: Recognizer) -> dict[int, int]:
+    """Return for each parameter of rectifier and backbone, by its id, how many of the backbone's layers follow its own.
+
+    What reduces the backbone's map to a sequence goes with the last layer, the rectifier with the first.
+    """
+    layer_of = model.backbone.layer_numbers()
+    last = max(layer_of.values())
+    after = {id(parameter): last for parameter in model.rectifier.parameters()}
+    named = model.backbone.named_parameters()
+    return after | {id(parameter): last - layer_of.get(name, last) for name, parameter in named}
 
 
 def optimizer_tensors(optimizer: Any) -> dict[str, torch.Tensor]:
