@@ -86,10 +86,12 @@ class Backbone(nn.Module):
 
     def layer_numbers(self) -> dict[str, int]:
         """Return for the parameters of timm's network, by name, which of its layers they are in, 0 being the first."""
-        groups = self.network.group_matcher(coarse=False)
-        return {
-            f"network.{name}": layer for name, layer in group_parameters(self.network, groups, reverse=True).items()
-        }
+        if hasattr(self.network, "group_matcher"):
+            found = group_parameters(self.network, self.network.group_matcher(coarse=False), reverse=True)
+        else:  # some families tell nothing of their layers
+            children = [name for name, _ in self.network.named_children()]
+            found = {name: children.index(name.split(".")[0]) for name, _ in self.network.named_parameters()}
+        return {f"network.{name}": layer for name, layer in found.items()}
 
     @contextmanager
     def _direction(self, down: bool) -> Iterator[None]:
