@@ -198,6 +198,23 @@ def test_outdoor_labels_in_cp949_and_in_several_encodings(tmp_path: Path) -> Non
     assert reasons(left_out) == {"undecodable label": 1}
 
 
+@pytest.mark.parametrize(
+    ("source", "table", "labels", "images"),
+    [
+        ("aihub-wild", wild_json([wild_image(1, "0A1B.jpg")], [wild_entry(1, 1, "가", [1, 2, 90, 40])]),
+         r"no \.json: name textinthewild_data_info\.json", r"no image: name its photographs \(book, Signboard"),
+        ("aihub-fonts", {"images": [], "annotations": [{"id": "1", "image_id": "1", "text": "가"}]},
+         r"no \.json: name its printed_, handwriting_", r"no image: name the folder or zips of its images"),
+    ],
+)  # fmt: skip
+def test_half_of_a_set_with_one_large_label_file(tmp_path: Path, source: str, table: dict, labels: str, images: str):
+    write(tmp_path / "labels" / "data_info.json", table)
+    write(tmp_path / "images" / "0A1B.jpg", photograph())
+    for half, missing in (("labels", images), ("images", labels)):
+        with pytest.raises(HangulOcrError, match=missing):
+            list(import_samples(source, [tmp_path / half]))
+
+
 def test_an_outdoor_layout_that_is_none_says_what_was_found(tmp_path: Path) -> None:
     write(tmp_path / "a" / "x.png", b"")
     write(tmp_path / "a" / "y.png", b"")

@@ -17,6 +17,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -29,12 +30,13 @@ from tqdm.auto import tqdm
 from hangul_ocr import cli
 from hangul_ocr.data import building, lmdb_writer, workers
 from hangul_ocr.data.building import build_lmdb
+from hangul_ocr.data.dacon import read_competition, train_samples
 from hangul_ocr.data.lmdb_store import LmdbReader, matches, read_manifest
 from hangul_ocr.data.lmdb_writer import write_lmdb
 from hangul_ocr.data.planning import ImportSettings, Planned, do
 from hangul_ocr.data.sample import LeftOut, Sample
 from hangul_ocr.data.sources import plan
-from hangul_ocr.data.tables import read_table
+from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.data.workers import Workers
 from hangul_ocr.hangul import HangulOcrError
 
@@ -255,6 +257,50 @@ def test_a_store_of_shards_is_imported_as_one(tmp_path: Path) -> None:
     for path, name in ((tmp_path / "in", "one"), (tmp_path / "in" / "s", "two")):
         assert cli.main(["import", "lmdb", str(path), "--out", str(tmp_path / name)]) == 0
         assert LmdbReader(tmp_path / name).keys() == LmdbReader(tmp_path / "in" / "s").keys()
+
+
+def _contents(path: Path) -> tuple[str, str, dict[str, int], bytes]:
+    manifest = read_manifest(path)
+    return manifest.content_hash, manifest.meta_hash, manifest.left_out, (path / "left_out.csv").read_bytes()
+
+
+@pytest.mark.parametrize("workers", [Workers(1), THREADS, Workers(2)], ids=["one", "threads", "processes"])
+def test_competitions_and_stores_are_read_by_workers_and_come_out_the_same(
+    mini_competition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: Workers
+) -> None:
+    monkeypatch.setattr("hangul_ocr.data.workers._CALL", 2)
+    train = read_table(mini_competition / "train.csv")
+    train.loc[3, "text"], train.loc[4, "img_path"] = "xxx", "./train/gone.png"
+    write_table(train, mini_competition / "train.csv")
+    (mini_competition / "train" / Path(train["img_path"][5]).name).write_bytes(b"junk")
+    write_lmdb(tmp_path / "o", train_samples(read_competition(mini_competition)), alphabet=None, settings={}, shards=2)
+    sources = {"dacon": mini_competition, "lmdb": tmp_path / "o"}
+    for source, path in sources.items():
+        planned = partial(plan, source, [path], SETTINGS)
+        assert not any(isinstance(item, Sample) for item in planned())
+        build_lmdb(tmp_path / source, planned, SETTINGS, settings={}, workers=workers)
+    expected = _contents(tmp_path / "o")
+    assert expected[2] == {"placeholder label": 1, "missing image": 1, "unreadable image": 1}
+    assert _contents(tmp_path / "dacon") == expected
+    assert _contents(tmp_path / "lmdb")[:2] == expected[:2]
+
+
+def test_a_relabel_saves_a_crop_of_a_competition_and_of_a_store(mini_competition: Path, tmp_path: Path) -> None:
+    train = read_table(mini_competition / "train.csv")
+    train.loc[3, "text"] = "xxx"
+    write_table(train, mini_competition / "train.csv")
+    items = [Sample("a", crop_png(1), "가", "x"), Sample("b", crop_png(2), "xxx", "x")]
+    write_lmdb(tmp_path / "o", items, alphabet=None, settings={})
+    for source, path, key in (
+        ("dacon", mini_competition, train["img_path"][3]),
+        ("lmdb", tmp_path / "o", "b"),
+    ):
+        corrections = write(tmp_path / "c.csv", f"img_path,action,text\n{key},relabel,나라\n")
+        command = ["import", source, str(path), "--out", str(tmp_path / source), "--corrections", str(corrections)]
+        assert cli.main(command) == 0
+        with LmdbReader(tmp_path / source) as reader:
+            assert reader[reader.index_of(key)].text == "나라"
+            assert reader.manifest.left_out == {}
 
 
 @pytest.mark.parametrize("shards", [(1, 3), (3, 1), (3, 2)])

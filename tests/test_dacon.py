@@ -239,6 +239,17 @@ def test_a_comma_in_an_unquoted_label_is_not_cut_off(mini_competition: Path) -> 
     assert read_competition(mini_competition).train["text"].tolist() == ["가,나"]
 
 
+@pytest.mark.parametrize(("separator", "name"), [(";", "semicolon"), ("\t", "tab")])
+@pytest.mark.parametrize("table", ["train.csv", "test.csv", "sample_submission.csv"])
+def test_a_table_with_other_separators_says_which(
+    mini_competition: Path, separator: str, name: str, table: str
+) -> None:
+    lines = [separator.join(("id", "img_path", "text")), separator.join(("1", "./train/train_00001.png", "가, 나"))]
+    (mini_competition / table).write_text("\n".join(lines), encoding="utf-8-sig")
+    with pytest.raises(HangulOcrError, match=rf"{table}: its columns are parted by a {name} .*save it .* a comma"):
+        read_competition(mini_competition)
+
+
 @pytest.mark.parametrize("content", ["", "img_path,text\n", 'img_path,text\n./a.png,"가\n', "img_path,img_path\n"])
 def test_broken_tables_are_named(mini_competition: Path, content: str) -> None:
     (mini_competition / "train.csv").write_text(content, encoding="utf-8")

@@ -182,3 +182,13 @@ def test_another_layout_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.json", b"{}")
     with pytest.raises(HangulOcrError, match=r"looked for KAIST: a \.xml.*found 1 \.json"):
         list(import_samples("kaist", [tmp_path]))
+
+
+def test_half_of_the_set_says_which_half_is_missing(tmp_path: Path) -> None:
+    folder = kaist(tmp_path / "KAIST")
+    for half in (".xml", ".JPG"):
+        for file in sorted(folder.rglob(f"*{half}")):
+            write(tmp_path / half[1:] / file.name, file.read_bytes())
+    for name, missing in (("xml", r"found 1 \.xml .*no image: name the phot"), ("JPG", r"no \.xml: name the \.xml")):
+        with pytest.raises(HangulOcrError, match=missing):
+            list(import_samples("kaist", [tmp_path / name]))

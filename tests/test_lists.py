@@ -396,6 +396,45 @@ def test_trdg_refuses_a_series_that_it_would_label_alike(tmp_path: Path) -> None
     assert len(texts("trdg", tmp_path)) == 6
 
 
+@pytest.mark.parametrize("names", [["label_1"], ["word_1", "word_2", "word_3"]])
+def test_trdg_refuses_a_few_images_that_somebody_numbered(tmp_path: Path, names: list[str]) -> None:
+    crops(tmp_path, *(f"{name}.png" for name in names))
+    with pytest.raises(HangulOcrError, match=r"labels\.txt beside them.*would be labelled '(label|word)'; check"):
+        list(import_samples("trdg", [tmp_path]))
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["0_가나", "1_서울 시장", "2_12"], ["가나", "서울 시장", "12"]),
+        (["가나_0", "12_1"], ["가나", "12"]),
+        (["12_0", "34_1"], ["12", "34"]),
+        (["0_12", "1_34", "2_7"], ["12", "34", "7"]),
+        (["3_0", "3_2", "3_4"], ["3", "3", "3"]),
+        (["12_3_0", "가_1"], ["12_3", "가"]),
+        (["01012345678_3", "5551234567_4"], ["01012345678", "5551234567"]),
+    ],
+)
+def test_trdg_tells_the_label_from_the_number(tmp_path: Path, names: list[str], labels: list[str]) -> None:
+    crops(tmp_path / "out", *(f"{name}.png" for name in names))
+    found = texts("trdg", tmp_path)
+    assert [found[f"{tmp_path.name}/out/{name}.png"] for name in names] == labels
+
+
+def test_trdg_names_with_a_number_at_both_ends_need_a_list(tmp_path: Path) -> None:
+    crops(tmp_path, "12_34.png", "56_78.png")
+    with pytest.raises(HangulOcrError, match=r"labels\.txt beside them.*which end of 12_34\.png is the label cannot"):
+        list(import_samples("trdg", [tmp_path]))
+    write(tmp_path / "labels.txt", "12_34.png 34\n56_78.png 78\n")
+    assert sorted(texts("trdg", tmp_path).values()) == ["34", "78"]
+
+
+def test_trdg_reads_each_folder_for_itself(tmp_path: Path) -> None:
+    crops(tmp_path / "a", "가나_0.png", "다라_1.png")
+    crops(tmp_path / "b", "0_마바.png", "1_사아.png")
+    assert sorted(texts("trdg", tmp_path).values()) == ["가나", "다라", "마바", "사아"]
+
+
 def test_trdg_refuses_a_folder_where_few_names_hold_a_label(tmp_path: Path) -> None:
     crops(tmp_path, "a_1.png", "b_2.png", "photo.png", "photo (1).png", "photo-2.png")
     with pytest.raises(HangulOcrError, match="but only 2 of 5 images are called so"):

@@ -66,6 +66,24 @@ def test_an_archive_unpacked_a_folder_too_deep_is_found_before_the_sample(worksp
     assert steps.open_competition(workspace, "input/open/open/train.csv").folder == workspace.input / "open" / "open"
 
 
+@pytest.mark.parametrize("place", ["open.zip", "dacon/OPEN.ZIP"])
+def test_a_competition_that_is_still_packed_is_told_before_the_sample_is_taken(workspace, mini_competition, place):
+    (workspace.input / place).parent.mkdir(parents=True)
+    made = shutil.make_archive(str(workspace.root / "made"), "zip", mini_competition.parent, "mini")
+    shutil.move(made, workspace.input / place)
+    shutil.make_archive(str(workspace.input / "fonts"), "zip", mini_competition / "train")
+    for _ in range(2):
+        with pytest.raises(HangulOcrError, match=rf"{place}: a competition still packed; unpack it there, or move it"):
+            steps.open_competition(workspace)
+        shutil.copytree(mini_competition, workspace.input / "sample", dirs_exist_ok=True)
+    assert steps.open_competition(workspace, "input/sample").name == "sample"
+    (workspace.input / place).write_bytes((workspace.input / place).read_bytes()[:900])
+    with pytest.raises(HangulOcrError, match=rf"{place}: cannot be read .*fetch it again"):
+        steps.open_competition(workspace)
+    shutil.copytree(mini_competition, workspace.input / "open")
+    assert steps.open_competition(workspace).name == "open"
+
+
 # --- what belongs together ------------------------------------------------------------------------------------------
 
 

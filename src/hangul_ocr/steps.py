@@ -30,6 +30,7 @@ from hangul_ocr.data.dacon import (
     find_competition,
     fingerprint,
     read_competition,
+    refuse_packed,
     test_samples,
     train_samples,
 )
@@ -134,7 +135,7 @@ def open_competition(workspace: Workspace, data: str = "", make_sample: bool = T
     """Return the competition in the folder ``data``, or the one in ``input/``; where there is none, make the sample.
 
     A sample that lies in ``input/`` gives way to another competition there. Raises ``HangulOcrError`` if there are
-    several others, or none and the sample may not be made.
+    several others, if one is still packed, or if there is none and the sample may not be made.
     """
     if data:
         folder = Path(data).expanduser()
@@ -144,6 +145,7 @@ def open_competition(workspace: Workspace, data: str = "", make_sample: bool = T
         return read_competition(own[0])
     if own or not (make_sample or _is_competition(sample)):
         return read_competition(find_competition(workspace.input))  # it says what is wrong
+    refuse_packed(workspace.input)
     if not _is_competition(sample):
         print(f"No competition in {workspace.input}: making the sample competition in {sample} (about half a minute).")
         make_competition(sample)

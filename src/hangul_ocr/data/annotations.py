@@ -42,6 +42,11 @@ _BATCH = 5000
 _PROBED = 100
 # AI Hub 81 has a few large files; whoever has more has another set.
 _MOST_FILES = 200
+# What the labels and the images of AI Hub 81's parts are called, by whether their annotations have boxes.
+_HALVES = {
+    True: ("textinthewild_data_info.json", "its photographs (book, Signboard, Goods, Traffic_Sign, or their zips)"),
+    False: ("its printed_, handwriting_ or augmentation_data_info.json", "the folder or zips of its images"),
+}
 _SCHEMA = """
 CREATE TABLE images (id TEXT PRIMARY KEY, name TEXT, stem TEXT, kind TEXT, record TEXT);
 CREATE TABLE annotations (number INTEGER PRIMARY KEY, image TEXT, record TEXT);
@@ -108,8 +113,8 @@ def annotation_files(found: Scan, *, boxes: bool, looked_for: str) -> tuple[list
     """Return the JSON files whose annotations have a ``bbox`` (or, without ``boxes``, have none), and the others.
 
     AI Hub 81's parts call themselves by one name; only this tells them apart. The others are ``other part`` or
-    ``damaged JSON``. Raises ``HangulOcrError`` if there is no such file or no image, and if each image has one of its
-    name, as in AI Hub 105.
+    ``damaged JSON``. Raises ``HangulOcrError`` if there is no such file or no image, which it says, and if each image
+    has one of its name, as in AI Hub 105.
     """
     files = found.with_suffix({".json"})
     if 2 * own_images(files, found.images()) > len(files):
@@ -121,7 +126,8 @@ def annotation_files(found: Scan, *, boxes: bool, looked_for: str) -> tuple[list
     if parts and found.images():
         return parts, others
     found.left_out += [record for record in others if record.reason == "damaged JSON"]
-    raise found.unknown_layout(looked_for + _hint(set(kinds.values()), boxes))
+    half = found.missing_half(".json", *_HALVES[boxes])
+    raise found.unknown_layout(looked_for + _hint(set(kinds.values()), boxes), half)
 
 
 def _kind(file: StoredFile) -> str:

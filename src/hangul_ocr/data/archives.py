@@ -149,6 +149,16 @@ class Scan:
             f"{places}: looked for {looked_for}; found {self._found()}{wrong}; check the path and the source"
         )
 
+    def missing_half(self, suffix: str, labels: str, images: str) -> str:
+        """Say which of the two halves of a set is not there, the labels (files of ``suffix``) or the images.
+
+        ``labels`` and ``images`` say what each is called. Empty if there are both, or neither.
+        """
+        has_labels, has_images = bool(self.with_suffix({suffix})), bool(self.images())
+        if has_labels == has_images:
+            return ""
+        return f"no image: name {images}, too" if has_labels else f"no {suffix}: name {labels}, too"
+
     def _found(self) -> str:
         counts = Counter(file.suffix or "no suffix" for file in self.files)
         kinds = [f"{count:,} {suffix}" for suffix, count in sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:5]]

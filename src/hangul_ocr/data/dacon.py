@@ -11,6 +11,7 @@ import os
 import posixpath
 import re
 import unicodedata
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -104,10 +105,34 @@ def find_competition(input_dir: Path) -> Path:
         return found[0]
     if found:
         raise HangulOcrError(f"{input_dir}: several competitions ({first_of(found)}); name the one to use")
-    packed = next((f"; unpack {path.name} there" for path in sorted(input_dir.glob("*.zip"))), "")
+    packed = next((f"; unpack {path.name} there" for path in _zips_in(input_dir)), "")
     raise HangulOcrError(
         f"no {TRAIN} in {input_dir} or in a folder of it{packed or '; put the competition there or name its folder'}"
     )
+
+
+def refuse_packed(folder: Path) -> None:
+    """Raise ``HangulOcrError`` if a zip in ``folder``, or one folder down, holds a train.csv: nothing is read in it.
+
+    So does a zip that cannot be read, such as half a download.
+    """
+    for path in _zips_in(folder):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                problem = "a competition still packed; unpack it there" if _holds_train(archive) else ""
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+            problem = f"cannot be read ({error}); fetch it again, and unpack it there"
+        if problem:
+            raise HangulOcrError(f"{path}: {problem}, or move it elsewhere to go on without it")
+
+
+def _zips_in(folder: Path) -> list[Path]:
+    found = (path for depth in ("*", "*/*") for path in folder.glob(depth))
+    return sorted(path for path in found if path.suffix.lower() == ".zip" and path.is_file())
+
+
+def _holds_train(archive: zipfile.ZipFile) -> bool:
+    return any(name.replace("\\", "/").split("/")[-1] == TRAIN for name in archive.namelist())
 
 
 def competitions_in(folder: Path, deeper: int = _DEEPEST) -> list[Path]:

@@ -38,7 +38,8 @@ def plan_kaist(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plan
     found = scan(paths)
     tables, images = found.with_suffix({".xml"}), FileIndex(found.images())
     if not (tables and images.files):
-        raise found.unknown_layout(f"KAIST: {LAYOUT}")
+        half = found.missing_half(".xml", "the .xml files of these images", "the photographs of these .xml files")
+        raise found.unknown_layout(f"KAIST: {LAYOUT}", half)
     yield from found.left_out
     yield from found.others({".xml"}, "XML")
     owners = FileIndex(tables)

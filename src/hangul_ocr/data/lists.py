@@ -46,12 +46,16 @@ _LABELS = frozenset(
 _OURS = frozenset({"confidence", "prediction", "suggestion", "action"})
 _HEADED = "a CSV whose first line names the columns, img_path,text for one"
 _TRDG_LAYOUT = (
-    "TextRecognitionDataGenerator: images called label_0.jpg (its numbers have no leading zeros), or labels.txt beside "
-    "them, a file<SPACE>label a line"
+    "TextRecognitionDataGenerator: images called label_0.jpg (its numbers have no leading zeros) or 0_label.jpg, or "
+    "labels.txt beside them, a file<SPACE>label a line"
 )
+# A longer number is part of a label: a telephone number, say.
+_LONGEST_INDEX = 9
 
 # What a line says: path, label and facts.
 Entry = tuple[str, str, dict[str, str]]
+# What the name of one of TextRecognitionDataGenerator's images says: label and number.
+_Name = tuple[str, int]
 
 
 class Refused(NamedTuple):
@@ -171,21 +175,22 @@ def plan_trdg(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plann
     """Yield the images of TextRecognitionDataGenerator as work, by ``labels.txt`` where there is one, else by name.
 
     Left out, beside :func:`plan_list`'s reasons: ``name without label``, ``image not in the list``. Raises
-    ``HangulOcrError`` if there is neither, and if the names are not such: most lack a label, or all have the same.
+    ``HangulOcrError`` if there is neither, if the names are not such (most lack a label, or all have the same), and if
+    they do not tell which end of them is the label.
     """
     found = scan(paths)
     lists = [file for file in found.with_suffix({".txt"}) if file.stem.casefold() == "labels"]
     listed = {posixpath.dirname(file.name) for file in lists}
     named = [file for file in found.images() if posixpath.dirname(file.name) not in listed]
+    labels = _labels_in_names(named, found)
     if not lists:
-        _require_labels(named, found)
+        _require_labels(labels, found)
     yield from found.left_out
     yield from found.others({".txt"}, "labels.txt")
     for file in lists:
         yield from _listed_by_trdg(file, found)
-    for file in named:
-        label = _label_in_name(file)
-        yield LeftOut(file.name, "name without label") if label is None else WholeImage(file, file.name, label, TRDG)
+    for file, name in labels.items():
+        yield LeftOut(file.name, "name without label") if name is None else WholeImage(file, file.name, name[0], TRDG)
 
 
 def _listed_by_trdg(table: StoredFile, found: Scan) -> Iterator[Planned]:
@@ -208,22 +213,66 @@ def _listed_by_trdg(table: StoredFile, found: Scan) -> Iterator[Planned]:
     yield from (LeftOut(name, "image not in the list") for name in here if name not in used)
 
 
-def _require_labels(named: Sequence[StoredFile], found: Scan) -> None:
+def _require_labels(names: dict[StoredFile, _Name | None], found: Scan) -> None:
     """Raise ``HangulOcrError`` for images that somebody numbered or named otherwise: their labels would be wrong."""
-    labels = [label for file in named if (label := _label_in_name(file)) is not None]
-    if not labels:
+    labelled = [name for name in names.values() if name is not None]
+    count, labels = len(labelled), {label for label, _ in labelled}
+    if not labelled:
         raise found.unknown_layout(_TRDG_LAYOUT)
-    if len(labels) < len(named) / 2:
-        raise found.unknown_layout(_TRDG_LAYOUT, f"only {len(labels):,} of {len(named):,} images are called so")
-    if len(labels) >= _SERIES and len(set(labels)) == 1:
-        one = repr(shortened(labels[0]))
-        raise found.unknown_layout(_TRDG_LAYOUT, f"by their names all {len(labels):,} would be labelled {one}")
+    if count < len(names) / 2:
+        raise found.unknown_layout(_TRDG_LAYOUT, f"only {count:,} of {len(names):,} images are called so")
+    # The tool counts from 0; people who number their files mostly from 1.
+    if len(labels) == 1 and (count >= _SERIES or all(index for _, index in labelled)):
+        whose = f"their names all {count:,}" if count > 1 else "its name it"
+        raise found.unknown_layout(_TRDG_LAYOUT, f"by {whose} would be labelled {shortened(labels.pop())!r}")
 
 
-def _label_in_name(file: StoredFile) -> str | None:
-    """Return the label of ``label_12.jpg``; None for another name, such as ``word_012.jpg`` of a numbered series."""
-    label, _, index = file.stem.rpartition("_")
-    return clean_label(label) if label and index.isdecimal() and (index == "0" or index[0] != "0") else None
+def _labels_in_names(files: Sequence[StoredFile], found: Scan) -> dict[StoredFile, _Name | None]:
+    """Return what each file's name says, where it says anything; one run of the tool writes all names of a folder."""
+    folders: dict[str, list[StoredFile]] = {}
+    for file in files:
+        folders.setdefault(posixpath.dirname(file.name), []).append(file)
+    return {file: name for inside in folders.values() for file, name in _read_names(inside, found)}
+
+
+def _read_names(files: list[StoredFile], found: Scan) -> Iterator[tuple[StoredFile, _Name | None]]:
+    """Read the names of a folder, ``label_0.jpg`` or ``0_label.jpg``: either might be meant by ``12_0.jpg``.
+
+    Names that can be read in one way only decide, then that the tool's numbers run from 0 and do not repeat.
+    """
+    last, first = [_number_last(file.stem) for file in files], [_number_first(file.stem) for file in files]
+    pairs = list(zip(last, first, strict=True))
+    only_last, only_first = sum(b is None for a, b in pairs if a), sum(a is None for a, b in pairs if b)
+    if only_last == only_first and any(a and b and a[0] != b[0] for a, b in pairs):
+        only_last, only_first = _runs_from_zero(last), _runs_from_zero(first)
+        if only_last == only_first:
+            raise found.unknown_layout(
+                _TRDG_LAYOUT, f"which end of {posixpath.basename(files[0].name)} is the label cannot be told"
+            )
+    return zip(files, last if only_last >= only_first else first, strict=True)
+
+
+def _runs_from_zero(names: Sequence[_Name | None]) -> int:
+    """Return how much the numbers of some names look like the tool's count (0 to 2)."""
+    indexes = [name[1] for name in names if name is not None]
+    distinct = len(set(indexes)) == len(indexes) > 0
+    return distinct + (distinct and max(indexes) == len(indexes) - 1)
+
+
+def _number_last(stem: str) -> _Name | None:
+    """Return label and number of ``label_12``; None for another name, such as ``word_012`` of a numbered series."""
+    label, _, index = stem.rpartition("_")
+    return _name(label, index)
+
+
+def _number_first(stem: str) -> _Name | None:
+    index, _, label = stem.partition("_")
+    return _name(label, index)
+
+
+def _name(label: str, index: str) -> _Name | None:
+    is_count = index.isdecimal() and len(index) <= _LONGEST_INDEX and (index == "0" or index[0] != "0")
+    return (clean_label(label), int(index)) if label and is_count else None
 
 
 def _by_header(file: StoredFile) -> Parser:

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hangul_ocr.data.archives import StoredFile, names_of, scan
-from hangul_ocr.data.dacon import find_competition, read_competition, train_samples
+from hangul_ocr.data.dacon import Competition, ImageFiles, find_competition, read_competition
 from hangul_ocr.data.images import UnreadableImage, check_image
-from hangul_ocr.data.lmdb_store import DATA_FILE, RECORD_FAULTS, LmdbReader, is_store
+from hangul_ocr.data.lmdb_store import DATA_FILE, MANIFEST_FILE, RECORD_FAULTS, LmdbReader, is_store
 from hangul_ocr.data.lmdb_writer import PROGRESS_FILE, UNFINISHED
-from hangul_ocr.data.planning import ImportSettings, Planned, shrunk_if_asked
+from hangul_ocr.data.planning import ImportSettings, Planned, WholeImage, shrunk_if_asked
 from hangul_ocr.data.sample import LeftOut, Sample, clean_label, label_fault, shortened
 from hangul_ocr.hangul import HangulOcrError
 
 _FINISH = "run the import that writes it again"
+# Rows of an LMDB in one piece of work: about as many crops as a photograph has.
+_ROWS = 8
 
 
 def plan_dacon(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
-    """Yield the training crops of competitions (:func:`dacon.train_samples`)."""
+    """Yield the training crops of competitions as work, which comes to what :func:`dacon.train_samples` yields."""
     several = len(paths) > 1
     for path, name in zip(paths, names_of(paths), strict=True):
-        for item in train_samples(read_competition(find_competition(Path(path).expanduser()))):
-            yield shrunk_if_asked(_named(item, name) if several else item, settings)
+        competition = read_competition(find_competition(path))
+        yield from _rows(competition, name if several else "")
+
+
+def _rows(competition: Competition, name: str) -> Iterator[Planned]:
+    """Yield each row of train.csv; ``name`` is empty but for one of several competitions."""
+    files = ImageFiles(competition.folder)
+    for row in competition.train.to_dict("records"):
+        path, text, source, group = (row.pop(column, "") for column in ("img_path", "text", "source", "group"))
+        key, group = _named(path, group, name)
+        file = files.find(path)
+        if file is None:
+            reason = label_fault(text)
+            yield LeftOut(key, reason or "missing image", shortened(text) if reason else "")
+        else:
+            yield WholeImage(StoredFile(key, str(file)), key, text, source or competition.name, group, row)
 
 
 def plan_lmdb(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Planned]:
@@ -45,8 +61,7 @@ def plan_lmdb(paths: Sequence[Path], settings: ImportSettings) -> Iterator[Plann
         raise HangulOcrError(f"{next(iter(unfinished))}: not finished, or put aside; {_FINISH}, or rename it")
     yield from (LeftOut(folder, "unfinished store", _FINISH) for folder in unfinished)
     for name, place in whole:
-        for item in _stored(name, place, several=len(whole) > 1):
-            yield shrunk_if_asked(item, settings)
+        yield from _stored(name, place, several=len(whole) > 1)
 
 
 def _unfinished(store: StoredFile) -> str | None:
@@ -70,23 +85,47 @@ def _whole(store: StoredFile) -> tuple[str, Path]:
     return name, place
 
 
-def _stored(name: str, place: Path, *, several: bool) -> Iterator[Sample | LeftOut]:
-    with LmdbReader(place) as reader:
-        ours = _is_ours(reader)
-        for index in range(len(reader)):
-            key = f"{name}/{index + 1:09d}"
-            try:
-                sample = reader[index]
-            except RECORD_FAULTS as error:
-                yield LeftOut(key, "damaged record", shortened(error))
-                continue
-            if not ours:
-                sample = replace(sample, text=clean_label(sample.text))
-            if sample.key == f"image-{index + 1:09d}":
-                yield _checked(sample, key)
-            else:
-                item = _checked(sample, sample.key)
-                yield _named(item, name) if several else item
+def _stored(name: str, place: Path, *, several: bool) -> Iterator[StoredCrops]:
+    reader = LmdbReader(place.absolute())
+    mark = DATA_FILE if (place / DATA_FILE).is_file() else MANIFEST_FILE
+    file, ours = StoredFile(f"{name}/{mark}", str(place / mark)), _is_ours(reader)
+    for start in range(0, len(reader), _ROWS):
+        yield StoredCrops(reader, file, name, range(start, min(start + _ROWS, len(reader))), ours, several)
+
+
+@dataclass(frozen=True)
+class StoredCrops:
+    """Some ``rows`` of the LMDB ``name``, which is one of ``several``, and perhaps one of ``ours``."""
+
+    # Workers share it: threads may not open one LMDB at the same time. It says nothing of the state of the files.
+    reader: LmdbReader = field(repr=False)
+    file: StoredFile
+    name: str
+    rows: range
+    ours: bool
+    several: bool
+
+    def samples(self, settings: ImportSettings) -> Iterator[Sample | LeftOut]:
+        """Yield each row as a sample, or why it is left out: ``damaged record``, ``unreadable image``, its label."""
+        for index in self.rows:
+            yield self._crop(index, settings)
+
+    def _crop(self, index: int, settings: ImportSettings) -> Sample | LeftOut:
+        key = f"{self.name}/{index + 1:09d}"
+        try:
+            sample = self.reader[index]
+        except RECORD_FAULTS as error:
+            return LeftOut(key, "damaged record", shortened(error))
+        text, group = sample.text if self.ours else clean_label(sample.text), sample.group
+        if sample.key != f"image-{index + 1:09d}":
+            key, group = _named(sample.key, group, self.name if self.several else "")
+        if reason := settings.fault(key, text):
+            return LeftOut(key, reason, shortened(text))
+        try:
+            check_image(sample.image)
+        except UnreadableImage as error:
+            return LeftOut(key, "unreadable image", str(error))
+        return shrunk_if_asked(replace(sample, key=key, text=text, group=group), settings)
 
 
 def _is_ours(reader: LmdbReader) -> bool:
@@ -97,23 +136,11 @@ def _is_ours(reader: LmdbReader) -> bool:
         return True
 
 
-def _checked(sample: Sample, key: str) -> Sample | LeftOut:
-    if reason := label_fault(sample.text):
-        return LeftOut(key, reason, shortened(sample.text))
-    try:
-        check_image(sample.image)
-    except UnreadableImage as error:
-        return LeftOut(key, "unreadable image", str(error))
-    return Sample(key, sample.image, sample.text, sample.source, sample.group, sample.facts)
+def _named(key: str, group: str, name: str) -> tuple[str, str]:
+    """Return a crop's key and group with the set's ``name`` before them, if it is one of several.
 
-
-def _named(item: Sample | LeftOut, name: str) -> Sample | LeftOut:
-    """Return an item of one of several sets, whose crops may have the same paths, with the set's name before its own.
-
-    Groups get it too: photographs of one name are not the same.
+    Their crops may have the same paths, and photographs of one name are not the same.
     """
-    key = f"{name}/{item.key.removeprefix('./')}"
-    if isinstance(item, LeftOut):
-        return LeftOut(key, item.reason, item.detail)
-    group = f"{name}/{item.group}" if item.group else ""
-    return Sample(key, item.image, item.text, item.source, group, item.facts)
+    if not name:
+        return key, group
+    return f"{name}/{key.removeprefix('./')}", f"{name}/{group}" if group else ""

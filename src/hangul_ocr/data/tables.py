@@ -23,11 +23,13 @@ def read_table(path: Path, separators: Iterable[str] = ",") -> pd.DataFrame:
 
     Its fields are parted by the one of ``separators`` that its header holds most of.
 
-    Raises ``HangulOcrError`` for a missing or undecodable file, and for a row with another number of fields than the
-    header: guessing there would move a label to another column.
+    Raises ``HangulOcrError`` for a missing or undecodable file, for fields that are parted by something else, and for
+    a row with another number of fields than the header: guessing there would move a label to another column.
     """
     text = read_text(path)
-    separator = separator_of(next((line for line in text.splitlines() if line.strip()), ""), separators)
+    header_line = next((line for line in text.splitlines() if line.strip()), "")
+    separator = separator_of(header_line, separators)
+    _refuse_others(path, header_line, separator)
     rows = _rows(path, text, separator)
     if not rows:
         raise HangulOcrError(f"{path}: the file is empty; put the original file there again")
@@ -61,6 +63,16 @@ def write_table(table: pd.DataFrame, path: Path, encoding: str = "utf-8") -> Pat
 def separator_of(header: str, separators: Iterable[str] = SEPARATORS) -> str:
     """Return the one of ``separators`` that a table's first line holds most of; the first of them if it holds none."""
     return max(separators, key=header.count)
+
+
+def _refuse_others(path: Path, header: str, separator: str) -> None:
+    """Raise ``HangulOcrError`` if a table's fields are parted by what is not read there: it would be one column."""
+    other = separator_of(header, SEPARATORS)
+    if separator not in header and other in header:
+        raise HangulOcrError(
+            f"{path}: its columns are parted by a {SEPARATORS[other]} ({header.strip()[:80]}); save it as CSV with "
+            f"a {SEPARATORS[separator]} between them, or put the original file there again"
+        )
 
 
 def fields_of(line: str, separator: str = ",") -> list[str]:
