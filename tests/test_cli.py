@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -531,6 +532,18 @@ def test_predict_reads_with_the_shipped_weights_unless_a_run_is_named(shipped, t
     assert "by the weights that ship" in capsys.readouterr().out
     assert cli.main([*arguments, "--run", "smoke-sample"]) == 0
     assert "by run smoke-sample" in capsys.readouterr().out
+    fold = trained / "output" / "runs" / "smoke-sample" / "fold0" / "best.safetensors"
+    assert cli.main([*arguments, "--run", str(fold)]) == 0
+    assert "by the weights best" in capsys.readouterr().out
+    assert "gone.safetensors" in error_of(capsys, *arguments, "--run", "gone.safetensors")
+
+
+def test_settings_take_the_network_of_any_weights(trained, capsys):
+    fold = trained / "output" / "runs" / "smoke-sample" / "fold0" / "best.safetensors"
+    assert cli.main(["settings", "--preset", "quick", "--network", str(fold)]) == 0
+    printed = Settings.from_dict(json.loads(capsys.readouterr().out))
+    assert printed == replace(preset("quick"), model=load_model(fold).settings, start="scratch")
+    assert "gone.safetensors" in error_of(capsys, "settings", "--network", "gone.safetensors")
 
 
 # --- predict and score ----------------------------------------------------------------------------------------------

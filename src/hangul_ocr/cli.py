@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -332,7 +333,7 @@ def predict(options: argparse.Namespace) -> None:
     _refuse_to_overwrite(options.images, options.csv, options.n_best)
     readers = find_readers(_workspace(), options.run)
     models, fusion = readers.models(), readers.fusion()
-    # One model without a second opinion reads greedily: five times faster, and its N-best would choose the same.
+    # One model without a second opinion reads greedily: twice as fast, and its N-best would mostly choose the same.
     weighs = options.n_best or fusion or len(models) > 1
     count = options.n_best_count or (5 if weighs else 1)
     parts = file_parts(options.csv, readers, source, count)
@@ -415,9 +416,13 @@ def kstrbench_predictions(options: argparse.Namespace) -> None:
 
 def settings(options: argparse.Namespace) -> None:
     """Print a preset as JSON, to be changed and given to the other commands with --settings."""
+    from hangul_ocr.models.checkpoint import model_settings
     from hangul_ocr.session import choose_settings
 
-    print(choose_settings(_preset(options), options.seed).to_json())
+    chosen = choose_settings(_preset(options), options.seed)
+    if options.network:
+        chosen = replace(chosen, model=model_settings(options.network), start="scratch")
+    print(chosen.to_json())
 
 
 def run(options: argparse.Namespace) -> int:
@@ -752,7 +757,7 @@ def _add_predict(commands: Any) -> None:
         "--run",
         default="",
         metavar="RUN",
-        help="the run whose models read (default: the weights that ship)",
+        help="the run whose models read, or a file of weights.safetensors (default: the weights that ship)",
     )
     parser.add_argument("--n-best", type=Path, metavar="OUT", help="JSON lines with each image's likeliest strings")
     text = "strings to weigh (default 5; 1, the fastest, with a single model and no --n-best)"
@@ -782,7 +787,7 @@ def _add_export_weights(commands: Any) -> None:
 def _add_evaluate(commands: Any) -> None:
     parser = _command(commands, evaluate, "evaluate GIST_Signboard.lmdb --run quick-sample")
     parser.add_argument("lmdb", type=Path, metavar="LMDB", help="labelled crops that nothing was trained on")
-    text = "the run whose models read (default: the weights that ship)"
+    text = "the run whose models read, or a file of weights.safetensors (default: the weights that ship)"
     parser.add_argument("--run", default="", metavar="RUN", help=text)
     text = (
         "folder for predictions.csv (img_path,text,confidence, img_path being the crop's key in the LMDB) and "
@@ -807,6 +812,8 @@ def _add_kstrbench_predictions(commands: Any) -> None:
 def _add_settings(commands: Any) -> None:
     parser = _command(commands, settings, "settings --preset quick > mine.json")
     _add_choice(parser)
+    text = "take the network of these weights, converted ones for example, to train from them with --init-from"
+    parser.add_argument("--network", type=Path, metavar="WEIGHTS.safetensors", help=text)
 
 
 def _add_common(parser: argparse.ArgumentParser, several: bool = False) -> None:

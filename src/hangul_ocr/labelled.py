@@ -36,6 +36,7 @@ from hangul_ocr.training.kfold import Run, load_run
 from hangul_ocr.weights import shipped_weights
 from hangul_ocr.workspace import Workspace, pick_number_type
 
+WEIGHTS_SUFFIX = ".safetensors"
 PREDICTIONS, REPORT = "predictions.csv", "report.html"
 
 
@@ -51,7 +52,9 @@ class Readers:
     @property
     def described(self) -> str:
         """Say who reads."""
-        return f"run {self.name}" if self.run else "the weights that ship"
+        if self.run:
+            return f"run {self.name}"
+        return "the weights that ship" if self.checkpoints == [shipped_weights()] else f"the weights {self.name}"
 
     def models(self) -> list[Recognizer]:
         """Load the models, in the order of their folds."""
@@ -72,9 +75,11 @@ class Labelled:
 
 
 def find_readers(workspace: Workspace, name: str = "") -> Readers:
-    """Return the fold models of the run ``name``; where none is named, the weights that ship."""
+    """Return the fold models of the run ``name``, or the one of a file of weights; by default the weights that ship."""
     if not name:
         return Readers("shipped", [shipped_weights()], preset("quick"))
+    if name.endswith(WEIGHTS_SUFFIX):
+        return Readers(Path(name).stem, [Path(name).expanduser()], preset("quick"))
     run = load_run(workspace.output / "runs" / name)
     return Readers(run.folder.name, run.fold_checkpoints(), run.settings, run)
 

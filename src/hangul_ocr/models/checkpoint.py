@@ -106,6 +106,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Recognizer:
     return model.to(device).eval()
 
 
+def model_settings(path: Path) -> ModelSettings:
+    """Return the settings of the network in a file by :func:`save_model`."""
+    return _settings(path, _load_weights(path)[1])
+
+
 def _settings(path: Path, header: dict[str, Any]) -> ModelSettings:
     try:
         return dataclasses.replace(ModelSettings(**header["model"]), pretrained=False)
