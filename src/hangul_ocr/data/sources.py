@@ -35,7 +35,7 @@ SOURCES = {
     "kaist": Source("KAIST Scene Text Database: .xml files and photographs", "kaist", "plan_kaist"),
     "list": Source("gt.txt: path<TAB>label, or a CSV whose header names both", "lists", "plan_list"),
     "paddleocr": Source("PaddleOCR's label files: path<TAB>label", "lists", "plan_paddleocr"),
-    "trdg": Source("TextRecognitionDataGenerator: label_0.jpg, or labels.txt", "lists", "plan_trdg"),
+    "trdg": Source("TextRecognitionDataGenerator: label_0.jpg, 0_label.jpg or labels.txt", "lists", "plan_trdg"),
     "mlt": Source("ICDAR MLT word recognition: word_1.png,Korean,label", "lists", "plan_mlt"),
     "kstrbench": Source("K-STR-Bench: a subset's folder, or its lists", "kstrbench", "plan_kstrbench"),
     "lmdb": Source("LMDBs, ours or of deep-text-recognition-benchmark", "ready_sets", "plan_lmdb"),
