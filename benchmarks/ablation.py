@@ -128,20 +128,15 @@ class Reshaped:
 
 def parse_variant(text: str) -> tuple[Settings, str]:
     """Return the settings and the vertical method of a variant such as ``classifier=dense;learning_rate=0.004``."""
-    settings, vertical = preset("scratch"), ""
-    for change in filter(None, text.replace("base", "").split(";")):
-        name, value = change.split("=", 1)
-        if name == "vertical":
-            vertical = value
-            continue
-        settings = _changed(settings, name, _value(value))
-    return settings, vertical
-
-
-def _changed(settings: Settings, name: str, value: Any) -> Settings:
-    if name in {field.name for field in dataclasses.fields(ModelSettings)}:
-        return replace(settings, model=replace(settings.model, **{name: value}))
-    return replace(settings, pretraining=replace(settings.pretraining, **{name: value}))
+    pairs = (change.split("=", 1) for change in text.replace("base", "").split(";") if change)
+    changes = {name: _value(value) for name, value in pairs}
+    vertical = changes.pop("vertical", "")
+    of_model = {field.name for field in dataclasses.fields(ModelSettings)} & changes.keys()
+    of_training = {name: value for name, value in changes.items() if name not in of_model}
+    settings = preset("scratch")
+    # All at once: a backbone and its arguments must fit each other.
+    model = replace(settings.model, **{name: changes[name] for name in of_model})
+    return replace(settings, model=model, pretraining=replace(settings.pretraining, **of_training)), vertical
 
 
 def _value(text: str) -> Any:
