@@ -86,7 +86,7 @@ BACKBONES = (
 LISTS = {
     "levers": LEVERS,
     # "base" is a resnet10t of a quarter to a half of its width.
-    "backbones": ("base", *(f"backbone={name};backbone_args={{}}" for name in BACKBONES)),
+    "backbones": ("base", *(f"backbone={name};backbone_args={{}};stem_pool=true" for name in BACKBONES)),
 }
 KINDS = ("wide", "tall", "single", "unseen")
 

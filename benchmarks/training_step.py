@@ -47,9 +47,9 @@ VARIANTS = (
     "neck=none",
     "number_type=bfloat16",
     "optimizer=adamw",
-    "backbone=resnet18;backbone_args={}",
-    "backbone=mobilenetv4_conv_small_050;backbone_args={}",
-    "backbone=lcnet_050;backbone_args={}",
+    "backbone=resnet18;backbone_args={};stem_pool=true",
+    "backbone=mobilenetv4_conv_small_050;backbone_args={};stem_pool=true",
+    "backbone=lcnet_050;backbone_args={};stem_pool=true",
 )
 
 

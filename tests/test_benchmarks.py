@@ -10,9 +10,12 @@ SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "
 VARIANTS = """
 from ablation import LISTS, parse_variant
 from training_step import VARIANTS
+from hangul_ocr.hangul import Alphabet
+from hangul_ocr.models.recognizer import Recognizer
 base = parse_variant("base")
 for variant in {*VARIANTS, *LISTS["levers"], *LISTS["backbones"]} - {"plain", "base"}:
     assert parse_variant(variant) != base, variant
+    Recognizer(parse_variant(variant)[0].model, Alphabet("가"))
 """
 
 
