@@ -126,10 +126,28 @@ def test_what_reads_most_right_is_kept_and_compared_with_the_best_single():
     table = comparison(judged, own, texts, groups=np.arange(600) // 2).set_index("name")
     ways = table.loc[list(WAYS), "accuracy"]
     assert table.index[table["kept"]].tolist() == [ways.idxmax()] == [judged.choice.way]
-    assert table.loc[SINGLE, ["gained", "lost", "p_value"]].tolist() == [0, 0, 1.0]
+    assert table.loc[members, "accuracy"].idxmax() == judged.choice.single
+    assert table.loc[judged.choice.single, ["gained", "lost", "p_value"]].tolist() == [0, 0, 1.0]
     assert table.loc[judged.choice.way, "p_value"] < 0.01
     assert (table["low"] < table["accuracy"]).all()
     assert CHOSEN in table.index
+
+
+def test_members_that_are_alike_are_beaten_only_by_what_beats_the_better_of_them():
+    """Chosen on two parts, the best single member is the worse one on the third: no measure of what joining gains."""
+    wrong = {"a": [1, 0, 2], "b": [0, 1, 1]}  # crops of each part that a member misreads; b is better in all
+    readings, texts = [], ["가"] * 60
+    for i in range(60):
+        own = ["나" if i % 20 < wrong[name][i // 20] else "가" for name in "ab"]
+        scores = np.log([[0.9, 0.1] if text == "가" else [0.1, 0.9] for text in own])
+        readings.append(Reading(["가", "나"], scores, own))
+    judged = judge(Stack.of(readings), texts, np.arange(60) // 20, ["a", "b"])
+    own = pd.DataFrame({name: [r.own[i] for r in readings] for i, name in enumerate("ab")})
+    table = comparison(judged, own, texts).set_index("name")
+    assert judged.choice.single == "b"
+    assert table.loc["b", ["gained", "lost"]].tolist() == [0, 0]
+    assert table.loc["a", ["gained", "lost"]].tolist() == [1, 2]
+    assert table.loc[SINGLE, "accuracy"] < table.loc["b", "accuracy"]
 
 
 def test_one_part_cannot_judge():

@@ -241,6 +241,27 @@ def test_versus_marks_what_only_one_run_has_wrong():
     assert [t.get_text() for t in figure.axes[0].texts if t.get_color() == style.WRONG] == ["·", "잡"]
 
 
+def test_a_long_caption_is_broken_before_what_was_chosen_and_loses_nothing():
+    read = " / ".join(["협용탕 마카롱 전읍리"] * 3)
+    figure = plots.image_wall([CROP] * 3, [f"{read} → 협 용탕 마카롱 전읍리", "가 / 나 → 가", "가"], columns=3)
+    captions = [text.get_text() for text in figure.axes[0].texts[1:]]
+    assert captions == [read, "→ 협 용탕 마카롱 전읍리", "가 / 나 → 가", "가"]
+
+
+def test_a_slices_title_names_the_one_that_is_worse_than_the_rest_and_not_the_largest():
+    """12 of 80 wrong in the large slice, 10 of 20 in the small one: 7 of these are more than the rest would make."""
+    by = ["wide"] * 80 + ["tall"] * 20
+    right = [False] * 12 + [True] * 68 + [False] * 10 + [True] * 10
+    table = errors.slice_table(pd.DataFrame({"by_shape": by, "correct": right}), "by_shape")
+    figure = plots.accuracy_by(table)
+    assert "if “tall” were as good as the rest, 7.0 points would be gained" in _words(figure)
+
+
+def test_jamo_are_as_large_as_their_panel_allows():
+    figure = plots.jamo_confusion(errors.jamo_confusions(["가나"], ["다라"]))
+    assert {label.get_fontsize() for label in figure.axes[0].get_xticklabels()} == {9.0}
+
+
 def test_learning_curves_of_a_short_fine_tuning_are_not_flat():
     table = pd.DataFrame({"crops": [0, 1000], "valid_loss": [0.072, 0.069], "valid_accuracy": [0.94, 0.95]})
     loss, accuracy = plots.learning_curves(table.assign(train_loss=[np.nan, 0.19])).axes

@@ -18,7 +18,7 @@ import pytest
 from conftest import crop_png
 from read_runs import read_run, workspace_in
 
-from hangul_ocr import error_report, results
+from hangul_ocr import error_report, results, suspects
 from hangul_ocr.data.tables import read_table, write_table
 from hangul_ocr.evaluation import errors
 from hangul_ocr.evaluation.labels import LEAST_CONFIDENCE
@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(read, tmp_path
     run, prepared = read
     monkeypatch.setattr(error_report, "oof_errors", lambda *_: pytest.fail("worked for nothing"))
     (tmp_path / "taken").write_text("a file where a folder should be")
-    with pytest.raises(HangulOcrError, match=r"taken.report\.html: cannot be written .*--out"):
+    with pytest.raises(HangulOcrError, match=r"taken.report\.html: cannot be written .*taken is a file, no .*--out"):
         error_report.write_report(run, prepared, tmp_path / "taken" / "report.html")
     with pytest.raises(HangulOcrError, match="is a folder; name a file"):
         error_report.write_report(run, prepared, tmp_path)
@@ -274,9 +274,18 @@ def test_rows_deleted_from_a_whole_fold_are_noticed(read, tmp_path):
     for look in (
         lambda: results.oof_errors(run, prepared.train, prepared.folds),
         lambda: results.load_predictions(workspace_in(tmp_path), "mine"),
+        lambda: suspects.find_suspects(run, prepared.train),
     ):
         with pytest.raises(HangulOcrError, match=r"oof.csv: edited since it was written; put the original"):
             look()
+
+
+def test_a_runs_own_table_with_another_column_is_called_edited_to_compare_and_no_table_of_predictions(read, tmp_path):
+    path = read[0].folder / results.OOF
+    results.write_record(path.parent, {}, results.OOF)
+    write_table(read_table(path).rename(columns={"prediction": "pred"}), path)
+    with pytest.raises(HangulOcrError, match=r"oof.csv: edited since it was written; put the original"):
+        results.load_predictions(workspace_in(tmp_path), "mine")
 
 
 @pytest.mark.parametrize(

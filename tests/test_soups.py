@@ -123,6 +123,7 @@ def test_a_soup_that_is_no_better_leaves_nothing_behind(kitchen):
     assert not (kitchen.runs / "soup").exists()
     assert not (kitchen.workspace.output / "soups" / "soup").exists()
     assert "was not kept" in soups.describe(made)[-1]
+    assert soups.describe(made)[-2].startswith("against first, the best: 0 crops got better, 0 worse: that may be")
 
 
 def test_stopped_and_started_again_it_takes_the_weights_that_are_now(kitchen, monkeypatch):

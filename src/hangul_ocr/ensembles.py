@@ -42,7 +42,7 @@ from hangul_ocr.workspace import Workspace, atomic_write_json
 RECORD, COMPARISON = "ensemble.json", "comparison.csv"
 #: The column of ``members.csv`` with what the ensemble chose.
 JOINT = "the ensemble"
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ def shown_comparison(table: pd.DataFrame) -> pd.DataFrame:
         "95 % interval": low + " to " + high,
         "gained": table["gained"],
         "lost": table["lost"],
-        "p against the best single": table["p_value"].map("{:.3g}".format),
+        "p against the best member": table["p_value"].map("{:.3g}".format),
         "kept": table["kept"].map({True: "kept", False: ""}),
     }
     return pd.DataFrame(shown).set_index(pd.Index(table["name"], name="member or way"))
@@ -371,10 +371,10 @@ def describe(record: dict[str, Any]) -> str:
 
 
 def headline(record: dict[str, Any], table: pd.DataFrame) -> str:
-    """Return a picture's title: what was kept, its honest accuracy, and the best single member's."""
-    accuracy = table.set_index("name")["accuracy"]
+    """Return a picture's title: what was kept, its honest accuracy, and that of the member that reads most right."""
+    accuracy, single = table.set_index("name")["accuracy"], record["choice"]["single"]
     kept = f"Kept: {record['choice']['way']}, {100 * accuracy[CHOSEN]:.1f} % with the choice nested"
-    return f"{kept}; the best single member {100 * accuracy[WAYS[0]]:.1f} %"
+    return f"{kept}; the best member, {single}, {100 * accuracy[single]:.1f} %"
 
 
 def hand_in(ensemble: Ensemble, workspace: Workspace) -> Path:

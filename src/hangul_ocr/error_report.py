@@ -213,4 +213,5 @@ def _require_writable(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> HangulOcrError:
-    return HangulOcrError(f"{path}: cannot be written ({error.strerror}); free space, or name another file with --out")
+    reason = f"{path.parent} is a file, no folder" if path.parent.is_file() else error.strerror
+    return HangulOcrError(f"{path}: cannot be written ({reason}); free space, or name another file with --out")

@@ -205,6 +205,7 @@ def load_predictions(workspace: Workspace, name: str) -> pd.DataFrame:
     """
     path = _compared_file(workspace, name)
     table = read_table(path)
+    require_untouched(path)  # before the columns: what is wrong with a run's own table is that somebody edited it
     if "prediction" not in table and CHOSEN in table:  # an ensemble's table has a column for each way
         table = table.rename(columns={CHOSEN: "prediction"})
     if "prediction" not in table and "text" in table:  # as `hangul-ocr predict` and `evaluate` write it
@@ -212,9 +213,7 @@ def load_predictions(workspace: Workspace, name: str) -> pd.DataFrame:
             f"{path}: predictions without the labels beside them; {_COMPARED}; `hangul-ocr score` holds predictions "
             "against answers"
         )
-    table = _checked(path, table, ("img_path", "text", "prediction"), _COMPARED)
-    require_untouched(path)
-    return table
+    return _checked(path, table, ("img_path", "text", "prediction"), _COMPARED)
 
 
 def _compared_file(workspace: Workspace, name: str) -> Path:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hangul_ocr import steps
-from hangul_ocr.evaluation.comparison import Comparison, compare_runs
+from hangul_ocr.evaluation.comparison import Comparison, compare_runs, verdict
 from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.hangul import HangulOcrError
 from hangul_ocr.inference.submission import file_sha256
@@ -155,8 +155,9 @@ def _accuracy(oof: pd.DataFrame) -> float:
 
 
 def describe(soup: Soup) -> list[str]:
-    """Return what came of it, for people: a line for each run, and whether the soup was kept."""
+    """Return what came of it, for people: each run, how the best and the soup differ, whether it was kept."""
     lines = [f"{name}: {100 * value:.2f} % out-of-fold" for name, value in soup.accuracy.items()]
+    lines.append(f"against {soup.comparison.names[0]}, the best: {verdict(soup.comparison)}")
     if soup.folder is None:
         return [*lines, "the soup is not better than the best run and was not kept"]
     own = soup.folder.name

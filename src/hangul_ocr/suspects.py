@@ -14,7 +14,7 @@ from hangul_ocr.evaluation.labels import LEAST_CONFIDENCE, rank_suspects
 from hangul_ocr.evaluation.pictures import suspects_wall
 from hangul_ocr.exploration import crop_images
 from hangul_ocr.hangul import HangulOcrError
-from hangul_ocr.results import OOF, OOF_CANDIDATES, load_oof
+from hangul_ocr.results import OOF, OOF_CANDIDATES, load_oof, require_untouched
 from hangul_ocr.training.kfold import Run
 
 SUSPECTS = "suspects.csv"
@@ -23,7 +23,8 @@ SUSPECTS = "suspects.csv"
 def find_suspects(run: Run, train: LmdbReader, least_confidence: float = LEAST_CONFIDENCE) -> pd.DataFrame:
     """Return ``labels.rank_suspects`` of a run's out-of-fold predictions; ``train`` is the store that they are of.
 
-    Raises ``HangulOcrError`` if there are no predictions, or if the crops or their labels are others by now.
+    Raises ``HangulOcrError`` if there are no predictions, if they were edited, or if the crops or their labels are
+    others by now.
     """
     oof = load_oof(run)
     labels = dict(zip(train.keys(), train.texts(), strict=True))
@@ -33,6 +34,7 @@ def find_suspects(run: Run, train: LmdbReader, least_confidence: float = LEAST_C
             f"{run.folder / OOF}: of other crops or labels than {train.path} holds ({len(other):,}, first "
             f"{other[0]}); run notebook 05 or `hangul-ocr ensemble` again"
         )
+    require_untouched(run.folder / OOF)
     return rank_suspects(oof, load_candidates(run.folder / OOF_CANDIDATES), least_confidence)
 
 

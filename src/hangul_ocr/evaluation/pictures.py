@@ -39,6 +39,7 @@ from hangul_ocr.evaluation.style import (
 
 _MARGIN, _GAP, _TITLE = 0.12, 0.14, 0.42
 _POINT = 1 / 72
+_LEAST = 8.0  # points: a caption that would be smaller is broken where it can be
 Box = tuple[float, float, float, float]  # left, top, width, height in inches
 
 
@@ -316,8 +317,15 @@ def _fitted(sheet: Any, text: str, x: float, y: float, width: float, colour: str
 
 
 def _caption(sheet: Any, caption: str, box: Box, colour: str) -> None:
+    """Write a caption below its picture; a long ``before → after`` in two lines: what comes after must be seen."""
     left, top, width, height = box
-    _fitted(sheet, shown_caption(caption), left + width / 2, top + height + 0.17, width + _GAP / 2, colour)
+    text, middle, room = shown_caption(caption), left + width / 2, width + _GAP / 2
+    before, arrow, after = text.rpartition(" → ")
+    if arrow and _ems(text) * _LEAST * _POINT > room:
+        _fitted(sheet, before, middle, top + height + 0.12, room, colour)
+        _fitted(sheet, f"→ {after}", middle, top + height + 0.28, room, colour)
+    else:
+        _fitted(sheet, text, middle, top + height + 0.17, room, colour)
 
 
 def _aligned_lines(sheet: Any, ops: list[Op], left: float, top: float, width: float, confidence: float | None) -> None:

@@ -80,6 +80,7 @@ __all__ = [
 _CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
 _SHAPE_COLOURS = {"wide": BLUE, "tall": VERMILLION, "square": GREEN}
 _BAR = 0.3
+_PANEL_POINTS = 175  # about the side of a panel of jamo
 
 
 @drawn
@@ -573,13 +574,14 @@ def _interval_bars(ax: Any, y: np.ndarray, values: pd.Series, low: pd.Series, hi
 
 
 def _slice_title(table: pd.DataFrame, by: str | None) -> str:
-    worst = table.loc[table["errors"].idxmax()]
-    name = (by or "slice").removeprefix("by_")
-    if not worst["errors"]:
+    """Name the slice with the most errors above those at the rate of all other rows, as :func:`slice_gains` ranks."""
+    name, total, wrong = (by or "slice").removeprefix("by_"), table["n"].sum(), table["errors"].sum()
+    if not wrong:
         return f"Accuracy by {name}: every row is right"
-    return (
-        f"Accuracy by {name}: most is to be gained in “{shown_name(worst['slice'])}” ({100 * worst['gain']:.1f} points)"
-    )
+    excess = table["errors"] - table["n"] * (wrong - table["errors"]) / (total - table["n"]).clip(lower=1)
+    worst = shown_name(table.loc[excess.idxmax(), "slice"])
+    gain = 100 * excess.max() / total
+    return f"Accuracy by {name}: if “{worst}” were as good as the rest, {gain:.1f} points would be gained"
 
 
 def _pair_bars(ax: Any, rows: pd.DataFrame, slots: int) -> None:
@@ -617,7 +619,7 @@ def _jamo_panel(ax: Any, slot: str, labels: Sequence[str], matrix: np.ndarray) -
     masked = np.ma.masked_equal(wrong, 0)
     ax.imshow(masked, cmap="YlOrBr", vmin=0, vmax=wrong.max(), interpolation="nearest")
     ax.plot([-0.5, len(labels) - 0.5], [-0.5, len(labels) - 0.5], color=PALE, linewidth=0.8, zorder=0)
-    size = 8 if len(labels) < 20 else 6.5
+    size = min(9.0, max(6.5, _PANEL_POINTS / len(labels)))
     ax.set_xticks(range(len(labels)), labels, fontsize=size)
     ax.set_yticks(range(len(labels)), labels, fontsize=size)
     ax.tick_params(length=0)

@@ -247,13 +247,15 @@ def _winner(nested: pd.DataFrame, texts: list[str]) -> str:
 def comparison(
     judged: Judged, own: pd.DataFrame, texts: Sequence[str], groups: Sequence[object] | None = None
 ) -> pd.DataFrame:
-    """Return how every member (columns of ``own``) and every way does, against the best single member.
+    """Return how every member (columns of ``own``) and every way does, against the member that reads most right.
 
+    That member is the best on all crops (``choice.single``). The row ``SINGLE``, which chooses it without the part that
+    is judged, is no measure to beat: of members that are about as good it takes the one that is worse on that part.
     Columns: ``name,kind,n,accuracy,low,high`` (95 %, bootstrap over ``groups``), ``gained`` and ``lost`` (crops that it
-    alone, or the best single member alone, has right), ``p_value`` (exact, groups kept whole), ``kept``.
+    alone, or that member alone, has right), ``p_value`` (exact, groups kept whole), ``kept``.
     """
     texts = list(texts)
-    base = judged.predictions[SINGLE].tolist()
+    base = own[judged.choice.single].tolist()
     rows = [("member", name, own[name].tolist()) for name in own]
     rows += [("ensemble", name, judged.predictions[name].tolist()) for name in judged.predictions]
     return pd.DataFrame([_compared(*row, texts, base, groups, judged.choice.way) for row in rows])
