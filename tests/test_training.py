@@ -792,6 +792,13 @@ def test_a_permuted_alphabet_is_another_alphabet(tmp_path):
         require_alphabet(path, Alphabet("나가b"))
 
 
+def test_others_on_the_machine_may_read_weights_as_any_file(tmp_path):
+    (tmp_path / "ordinary").touch()
+    save_model(tmp_path / "best.safetensors", Recognizer(MODEL, ALPHABET))
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 def test_a_checkpoint_cut_short_is_not_taken_for_whole(tmp_path):
     path = tmp_path / "cut.safetensors"
     save_model(path, Recognizer(MODEL, ALPHABET))

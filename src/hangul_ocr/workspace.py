@@ -384,18 +384,18 @@ def _write_aside_and_rename(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(aside, 0o666 & ~_umask())
+        share_as_usual(Path(aside))
         os.replace(aside, path)
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    """Return the process's umask: ``mkstemp`` makes files that only their owner reads, which nobody asked for."""
+def share_as_usual(path: Path) -> None:
+    """Give ``path`` the mode of any new file: ``mkstemp`` and safetensors make files that only their owner reads."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    os.chmod(path, 0o666 & ~mask)
 
 
 def atomic_write_json(path: Path, value: Any) -> None:

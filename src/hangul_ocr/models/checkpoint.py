@@ -23,6 +23,7 @@ from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.models.classifier import CompositionalClassifier
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import ModelSettings
+from hangul_ocr.workspace import share_as_usual
 
 HEADER = "hangul_ocr"
 FORMAT = 1
@@ -46,6 +47,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any])
     try:
         save_file(plain, aside, metadata={HEADER: json.dumps(header, ensure_ascii=False)})
         _flush(aside)
+        share_as_usual(aside)
         os.replace(aside, path)
     except (OSError, SafetensorError) as error:
         aside.unlink(missing_ok=True)
