@@ -1,7 +1,7 @@
 """Compare readers of labelled crops in one run, in turn: crops per second, milliseconds at batch 1, and accuracy.
 
-Ours read greedily (the likeliest class at each time step), by N-best as `hangul-ocr predict` does (beam search, then
-every string's score) and, of a run with several folds, by all of them together. Tesseract `kor` stands beside them
+Ours look for the likeliest string, as `hangul-ocr predict` does with one model, for the N likeliest and, of a run with
+several folds, for those of all of them together. Tesseract `kor` stands beside them
 where `tesserocr` is installed (`pip install tesserocr`; models: Debian's `tesseract-ocr-kor` and
 `tesseract-ocr-kor-vert`, or any folder given by --tessdata).
 
@@ -36,7 +36,6 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 
-from hangul_ocr.data.batches import fixed_groups
 from hangul_ocr.data.crops import TALL
 from hangul_ocr.data.dacon import ImageFiles
 from hangul_ocr.data.images import UnreadableImage, check_image, decode_image
@@ -44,7 +43,7 @@ from hangul_ocr.data.tables import read_table
 from hangul_ocr.evaluation.metrics import Scores, score
 from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.inference.ensemble import combine
-from hangul_ocr.inference.predict import LARGEST_BATCH, CropFiles, read_crops
+from hangul_ocr.inference.predict import CropFiles, read_crops
 from hangul_ocr.models.checkpoint import load_model
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.weights import shipped_weights
@@ -108,27 +107,8 @@ def _size(file: Path) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Greedy:
-    """Reads with one recogniser, the likeliest class at each time step, in batches of one shape."""
-
-    model: Recognizer
-    accelerator: Accelerator
-
-    @torch.inference_mode()
-    def __call__(self, files: Sequence[Path]) -> list[str]:
-        """Return each file's text."""
-        source = CropFiles([str(i) for i in range(len(files))], list(files))
-        found: dict[int, str] = {}
-        for group in fixed_groups(source, self.model.settings, self.model.alphabet, LARGEST_BATCH):
-            with self.accelerator.autocast():
-                rows = self.model.read(group.images.to(self.accelerator.device))
-            found.update((int(key), normalise(text)) for key, (text, _) in zip(group.keys, rows, strict=True))
-        return [found[i] for i in range(len(files))]
-
-
-@dataclass(frozen=True)
 class NBest:
-    """Reads with one or several recognisers as `hangul-ocr predict` does: ``count`` strings each, all re-scored."""
+    """Reads with one or several recognisers as `hangul-ocr predict` does: ``count`` strings each, all scored."""
 
     models: list[Recognizer]
     count: int
@@ -235,7 +215,7 @@ def make_readers(checkpoints: Sequence[Path], count: int, tesseract: Tesseract |
     accelerator = make_accelerator()
     models = [load_model(path, accelerator.device) for path in checkpoints]
     readers: dict[str, Reader] = {
-        "greedy": Greedy(models[0], accelerator),
+        "likeliest": NBest(models[:1], 1, accelerator),
         f"{count}-best": NBest(models[:1], count, accelerator),
     }
     if len(models) > 1:

@@ -203,6 +203,20 @@ def test_what_is_negligible_is_not_followed_and_what_is_likely_stays_the_same(se
         assert all(c.score > best + math.log(NEGLIGIBLE) - 1 for c in strings)
 
 
+@pytest.mark.parametrize("spread", [1.0, 3.0, 9.0])
+def test_a_single_candidate_is_the_likeliest_string_and_not_the_likeliest_path(spread):
+    torch.manual_seed(5)
+    grids = torch.randn(40, 4, 4).mul(spread).log_softmax(-1)
+    decoder = CTCDecoder(nn.Identity())
+    for grid, [(string, probability)] in zip(grids, decoder.candidates(grids, 1), strict=True):
+        truth = brute_force(grid.numpy())
+        assert tuple(string) == max(truth, key=truth.get)
+        assert probability == pytest.approx(math.log(truth[tuple(string)]), abs=1e-4)
+    if spread < 9:
+        assert [row[0][0] for row in decoder.candidates(grids, 1)] != [string for string, _ in decoder.greedy(grids)]
+    assert decoder.candidates(torch.full((1, 4, 4), math.nan), 1) == [[]]
+
+
 def test_a_clear_crop_has_one_candidate():
     clear = torch.full((1, 6, 4), -30.0).scatter_(-1, torch.tensor([0, 1, 1, 0, 2, 0])[None, :, None], 0.0)
     assert [string for string, _ in CTCDecoder(nn.Identity()).candidates(clear, 5)[0]] == [[1, 2]]

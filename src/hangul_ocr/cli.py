@@ -333,7 +333,7 @@ def predict(options: argparse.Namespace) -> None:
     _refuse_to_overwrite(options.images, options.csv, options.n_best)
     readers = find_readers(_workspace(), options.run)
     models, fusion = readers.models(), readers.fusion()
-    # One model without a second opinion reads greedily: twice as fast, and its N-best would mostly choose the same.
+    # Without a second opinion the likeliest string is the choice, and others need not be looked for.
     weighs = options.n_best or fusion or len(models) > 1
     count = options.n_best_count or (5 if weighs else 1)
     parts = file_parts(options.csv, readers, source, count)
@@ -760,7 +760,9 @@ def _add_predict(commands: Any) -> None:
         help="the run whose models read, or a file of weights.safetensors (default: the weights that ship)",
     )
     parser.add_argument("--n-best", type=Path, metavar="OUT", help="JSON lines with each image's likeliest strings")
-    text = "strings to weigh (default 5; 1, the fastest, with a single model and no --n-best)"
+    text = (
+        "strings to weigh (default 5; 1, twice as fast, with a single model and no --n-best: it would choose the same)"
+    )
     parser.add_argument("--n-best-count", type=_count, metavar="N", help=text)
 
 

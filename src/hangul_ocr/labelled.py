@@ -136,7 +136,7 @@ def _read(reader: LmdbReader, readers: Readers, folder: Path) -> pd.DataFrame:
     parts = steps.reading_parts(
         folder, [readers.checkpoints], [PLAIN] * len(models), reader, range(len(reader)), readers.settings, []
     )
-    # One model without a second opinion reads greedily, as `hangul-ocr predict` does.
+    # One model without a second opinion needs no list, as in `hangul-ocr predict`.
     candidates = readers.settings.candidates if fusion or len(models) > 1 else 1
     accelerator = steps.reading_accelerator()
     readings = read_crops(models, LmdbCrops(reader), candidates, accelerator, "read", fusion, parts=parts)

@@ -29,6 +29,8 @@ Beam = dict[Prefix, tuple[float, float, float, bool]]
 #: Classes less likely than this, and prefixes less likely than this share of the best, are not followed where a crop
 #: alone decides: they never become the answer, and without them most time steps of a clear crop cost nothing.
 NEGLIGIBLE = 1e-5
+#: A string with more than half of the probability is the likeliest: nothing need be searched.
+_HALF = math.log(0.5)
 
 
 class CTCDecoder(nn.Module):
@@ -68,17 +70,17 @@ class CTCDecoder(nn.Module):
 
     def greedy(self, features: Tensor) -> list[tuple[list[int], float]]:
         """Return for each crop its most probable path, collapsed, and log P of that string, over all of its paths."""
-        grid = self.log_probabilities(features)
-        strings = [collapse(path) for path in grid.argmax(dim=-1).tolist()]
-        return list(zip(strings, string_scores(grid, strings, range(len(strings))).tolist(), strict=True))
+        return _greedy(self.log_probabilities(features))
 
     def candidates(self, features: Tensor, count: int) -> list[list[tuple[list[int], float]]]:
         """Return for each crop up to ``count`` strings with their log P(string | crop), best first.
 
         After :meth:`fuse` the best is the one with the highest fused score, and log P is still the crop's alone.
         """
-        grids = self.log_probabilities(features).cpu()
-        negligible = 0.0 if self.fusion else NEGLIGIBLE
+        grids = self.log_probabilities(features)
+        if count == 1 and self.fusion is None:
+            return _likeliest(grids)
+        grids, negligible = grids.cpu(), 0.0 if self.fusion else NEGLIGIBLE
         found = prefix_beams(grids, count, fusion=self.fusion, alphabet=self.alphabet, negligible=negligible)
         return [[(candidate.classes, candidate.log_probability) for candidate in row] for row in found]
 
@@ -89,6 +91,24 @@ class CTCDecoder(nn.Module):
         """
         rows = range(len(strings)) if rows is None else rows
         return string_scores(self.log_probabilities(features), strings, rows).float().to(features.device)
+
+
+def _greedy(grids: Tensor) -> list[tuple[list[int], float]]:
+    strings = [collapse(path) for path in grids.argmax(dim=-1).tolist()]
+    return list(zip(strings, string_scores(grids, strings, range(len(strings))).tolist(), strict=True))
+
+
+def _likeliest(grids: Tensor) -> list[list[tuple[list[int], float]]]:
+    """Return the likeliest string of each of the ``grids`` (N, T, classes) alone, and none of one of NaN.
+
+    Most times the greedy one has more than half of the probability; the beam searches in the other crops alone.
+    """
+    found = [[pair] if pair[1] > _HALF else [] for pair in _greedy(grids)]
+    doubtful = [row for row, strings in enumerate(found) if not strings]
+    searched = prefix_beams(grids[doubtful].cpu(), 1, negligible=NEGLIGIBLE) if doubtful else []
+    for row, strings in zip(doubtful, searched, strict=True):
+        found[row] = [(candidate.classes, candidate.log_probability) for candidate in strings]
+    return found
 
 
 def string_scores(grids: Tensor, strings: Sequence[Sequence[int]], rows: Sequence[int]) -> Tensor:

@@ -80,18 +80,9 @@ class Recognizer(nn.Module):
 
     @torch.no_grad()
     def candidates_from(self, features: Tensor, count: int) -> list[list[tuple[str, float]]]:
-        """Do what :meth:`candidates` does from ``features`` (N, T, D).
-
-        A ``count`` of 1 is the greedy string, unless fusion or a hybrid's joint score has a say in it.
-        """
-        if count == 1 and self._path_decides():
-            return [[(self.alphabet.decode(c), p)] for c, p in self.decoder.greedy(features)]
+        """Do what :meth:`candidates` does from ``features`` (N, T, D)."""
         found = self.decoder.candidates(features, count)
         return [[(self.alphabet.decode(c), p) for c, p in rows] for rows in found]
-
-    def _path_decides(self) -> bool:
-        searching = getattr(self.decoder, "ctc", self.decoder)
-        return getattr(searching, "fusion", None) is None and not getattr(self.decoder, "joint_share", 0.0)
 
     @torch.no_grad()
     def score(self, images: Tensor, strings: Sequence[Sequence[str]]) -> list[list[float]]:
