@@ -32,7 +32,7 @@ def started(shipped: Recognizer, characters: str, path) -> Recognizer:
 
 
 def readings(model: Recognizer, groups) -> list[str]:
-    return [text for group in groups for text, _ in model.read(group.images)]
+    return [text for group in groups for [(text, _)] in model.candidates(group.images, 1)]
 
 
 @pytest.mark.parametrize("extra", ["뷁", "펲", "믜", "漢①", "뷁펲믜햏"])

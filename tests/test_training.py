@@ -696,7 +696,7 @@ def test_of_another_decoder_what_both_have_is_taken_and_the_rest_counted(tmp_pat
     assert counts["tensors"] == len(taken)
     assert counts["fresh_tensors"] == len(new.state_dict()) - len(taken)
     assert counts["characters"] == (len(ALPHABET.characters) if part else 0)
-    assert len(new.read(images)) == 4
+    assert len(new.candidates(images, 1)) == 4
     other = Recognizer(replace(new.settings, backbone="lcnet_050", backbone_args={}), ALPHABET)
     with pytest.raises(HangulOcrError, match="holds another network"):
         initialise_from(other, tmp_path / "w.safetensors")

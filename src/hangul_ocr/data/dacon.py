@@ -120,6 +120,7 @@ def refuse_packed(folder: Path) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
                 problem = "a competition still packed; unpack it there" if _holds_train(archive) else ""
+        # zipfile's own NotImplementedError is of a zip made by a method that it does not know.
         except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
             problem = f"cannot be read ({error}); fetch it again, and unpack it there"
         if problem:

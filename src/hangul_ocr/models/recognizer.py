@@ -69,11 +69,6 @@ class Recognizer(nn.Module):
         return self.decoder.loss(self.features(images), targets, frames, weights)
 
     @torch.no_grad()
-    def read(self, images: Tensor) -> list[tuple[str, float]]:
-        """Return for each uint8 crop its greedy string and log probability."""
-        return [(self.alphabet.decode(c), p) for c, p in self.decoder.greedy(self.features(images))]
-
-    @torch.no_grad()
     def candidates(self, images: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """Return for each uint8 crop up to ``count`` strings with log probabilities, best first."""
         return self.candidates_from(self.features(images), count)
