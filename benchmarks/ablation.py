@@ -88,7 +88,7 @@ LISTS = {
     # "base" is a resnet10t of a quarter to a half of its width.
     "backbones": ("base", *(f"backbone={name};backbone_args={{}};stem_pool=true" for name in BACKBONES)),
 }
-KINDS = ("wide", "tall", "single", "unseen")
+KINDS = ("wide", "tall", "single", "unseen", "rare")
 
 
 def rotated(crop: Crop) -> Crop:
@@ -128,8 +128,7 @@ class Reshaped:
 
 def parse_variant(text: str) -> tuple[Settings, str]:
     """Return the settings and the vertical method of a variant such as ``classifier=dense;learning_rate=0.004``."""
-    pairs = (change.split("=", 1) for change in text.replace("base", "").split(";") if change)
-    changes = {name: _value(value) for name, value in pairs}
+    changes = parse_changes(text)
     vertical = changes.pop("vertical", "")
     of_model = {field.name for field in dataclasses.fields(ModelSettings)} & changes.keys()
     of_training = {name: value for name, value in changes.items() if name not in of_model}
@@ -137,6 +136,12 @@ def parse_variant(text: str) -> tuple[Settings, str]:
     # All at once: a backbone and its arguments must fit each other.
     model = replace(settings.model, **{name: changes[name] for name in of_model})
     return replace(settings, model=model, pretraining=replace(settings.pretraining, **of_training)), vertical
+
+
+def parse_changes(text: str) -> dict[str, Any]:
+    """Return the names and values of a variant; ``base`` has none."""
+    pairs = (change.split("=", 1) for change in text.split(";") if change != "base")
+    return {name: _value(value) for name, value in pairs}
 
 
 def _value(text: str) -> Any:
@@ -199,10 +204,12 @@ def _budget(stage: TrainingSettings, arguments: argparse.Namespace) -> TrainingS
     return replace(stage, steps=arguments.crops // stage.crops_per_step, seconds=None)
 
 
-def _done(path: Path | None) -> list[dict[str, Any]]:
+def rows_done(path: Path | None, budget: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows in ``path`` that were made with ``budget``, the facts that all rows of one table share."""
     if path is None or not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if budget.items() <= row.items()]
 
 
 def main() -> None:
@@ -219,7 +226,7 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = f"{describe_device()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     budget = {"task": arguments.task, "budget": arguments.seconds or arguments.crops}
-    rows = [row for row in _done(arguments.json) if {"task": row["task"], "budget": row["budget"]} == budget]
+    rows = rows_done(arguments.json, budget)
     known = {(row["variant"], row["seed"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         sample = None if arguments.task == "small" else make_competition(Path(folder) / "sample", 50, 50, seed=0)
@@ -229,11 +236,12 @@ def main() -> None:
                     continue
                 rows.append(budget | run_variant(text, seed, arguments, sample) | {"machine": machine})
                 print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
-                _append(arguments.json, rows[-1])
+                append_row(arguments.json, rows[-1])
     print_table(pd.DataFrame(rows))
 
 
-def _append(path: Path | None, row: dict[str, Any]) -> None:
+def append_row(path: Path | None, row: dict[str, Any]) -> None:
+    """Append ``row`` to the lines of JSON in ``path``, if there is one."""
     if path is not None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -17,6 +17,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
+from hangul_ocr.exploration import syllable_coverage
 from hangul_ocr.hangul import (
     ASCII,
     Alphabet,
@@ -624,3 +625,14 @@ def test_a_failure_leaves_no_half_written_folder(tmp_path, monkeypatch):
     with pytest.raises(HangulOcrError, match="disk full"):
         make_competition(tmp_path / "sample", n_train=4, n_test=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_coverage_counts_the_syllables_that_a_source_has_shown(words):
+    source = WordSource(words, TRAINING)
+    table = syllable_coverage(source, seed=3, counts=(300, 50))
+    assert table.index.tolist() == ["50", "300"]
+    rng, seen = np.random.default_rng(3), set()
+    for _ in range(300):
+        seen |= set(source.sample(rng)) & set(ksx1001_syllables())
+    assert table.loc["300", ["syllables", "missing"]].tolist() == [f"{len(seen):,}", 2350 - len(seen)]
+    assert not seen.intersection(table.loc["300", "such as"].split())

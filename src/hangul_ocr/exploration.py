@@ -26,7 +26,7 @@ from hangul_ocr.data.tables import read_table
 from hangul_ocr.evaluation.labels import odd_labels, odd_shapes
 from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.evaluation.pictures import groups_wall
-from hangul_ocr.hangul import is_syllable
+from hangul_ocr.hangul import is_syllable, ksx1001_syllables
 from hangul_ocr.inference.predict import CropFiles, predictions_frame, read_crops
 from hangul_ocr.models.checkpoint import load_model
 from hangul_ocr.results import RESCORED, UNREADABLE, crop_or_none, disputed
@@ -254,6 +254,19 @@ def strength_specimens(
             images.append(_specimen(renderer, style, text, seed))
             captions.append(f"{name} × {factor:g}")
     return images, captions
+
+
+def syllable_coverage(
+    words: WordSource, seed: int = 0, counts: Sequence[int] = (1000, 4000, 16000, 64000)
+) -> pd.DataFrame:
+    """Return how many of KS X 1001's 2,350 syllables the first labels of a source hold, and a few still missing."""
+    rng, missing, drawn, rows = np.random.default_rng(seed), set(ksx1001_syllables()), 0, []
+    for count in sorted(counts):
+        for _ in range(count - drawn):
+            missing -= set(words.sample(rng))
+        drawn = count
+        rows.append((f"{count:,}", f"{2350 - len(missing):,}", len(missing), " ".join(sorted(missing)[:8])))
+    return pd.DataFrame(rows, columns=["labels", "syllables", "missing", "such as"]).set_index("labels")
 
 
 def _specimen(renderer: Renderer, style: Style, text: str, seed: int) -> np.ndarray:

@@ -50,10 +50,14 @@ def image_wall(
     correct: Sequence[bool] | None = None,
     columns: int = 6,
     title: str | None = None,
+    nothing: str = "There are no crops to show.",
 ) -> Figure:
-    """Draw crops in a grid with their captions; with ``correct``, wrong ones are framed and captioned in vermillion."""
+    """Draw crops in a grid with their captions; with ``correct``, wrong ones are framed and captioned in vermillion.
+
+    Where there are no crops the figure says ``nothing``.
+    """
     if not len(images):
-        return sentence_figure("There are no crops to show.")
+        return sentence_figure(nothing)
     sheet, boxes = _wall(len(images), columns, 0.72, 0.3, title or _wall_title(len(images), correct))
     for i, (image, caption, box) in enumerate(zip(images, captions, boxes, strict=True)):
         colour = _colour(correct, i)

@@ -1,0 +1,142 @@
+"""What do the levers of fine-tuning give, when few crops of another camera stand against a large pretraining?
+
+A sample competition is drawn, and every crop goes through a camera that the pretraining never saw: 14 pixels high, JPEG
+of quality 15. Each variant fine-tunes the weights that ship on folds 1 and 2 (some 2,000 crops) for equal steps, and
+reads fold 0 with the better of its last and its first weights, as a run does. ``rare`` are the crops with a character
+that those 2,000 labels hold at most twice. Rows are appended to ``--json`` as they come, and those there are not run
+again.
+
+    python benchmarks/fine_tuning.py --json fine_tuning.jsonl
+    python benchmarks/fine_tuning.py --variant base --variant layer_decay=0.8 --seeds 0 --steps 40
+    python benchmarks/fine_tuning.py --own-camera --variant base --variant synthetic_share=0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from ablation import append_row, parse_changes, print_table, rows_done
+from tqdm.auto import tqdm
+
+from hangul_ocr.data.batches import fixed_groups
+from hangul_ocr.data.crops import LmdbCrops
+from hangul_ocr.data.dacon import read_competition
+from hangul_ocr.evaluation.metrics import exact_matches
+from hangul_ocr.models.checkpoint import load_model
+from hangul_ocr.settings import Settings, preset
+from hangul_ocr.steps import Prepared, prepare
+from hangul_ocr.synthesis.competition import make_competition
+from hangul_ocr.synthesis.stream import synthetic_sources
+from hangul_ocr.training.kfold import fold_rows, open_run, train_fold
+from hangul_ocr.training.loop import read_groups
+from hangul_ocr.weights import shipped_weights
+from hangul_ocr.workspace import Workspace, describe_device, make_accelerator
+
+LEVERS = (
+    "base",
+    "join_share=0.3",
+    "balance=0.5",
+    "backbone_rate=0.1",
+    "layer_decay=0.8",
+    "synthetic_share=0",
+    "augment=0",
+    "learning_rate=0.0015",
+)
+SHORT_SIDE, QUALITY, RARE = 14, 15, 2
+
+
+def through_another_camera(folder: Path) -> None:
+    """Make every picture in ``folder`` coarse: 14 pixels on its short side, and what JPEG leaves of them."""
+    for file in tqdm(sorted(folder.rglob("*.png")), desc="another camera"):
+        image = cv2.imread(str(file))
+        height, width = image.shape[:2]
+        scale = SHORT_SIDE / min(height, width)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        cv2.imwrite(str(file), cv2.imdecode(data, cv2.IMREAD_COLOR))
+
+
+def prepared_sample(root: Path, crops: int, own_camera: bool) -> tuple[Workspace, Prepared]:
+    """Return the sample competition in ``root`` with ``crops`` training crops, its LMDB and its folds."""
+    workspace = Workspace("local", root, root / "input", root / "output", root / "submissions")
+    workspace.create_folders()
+    folder = make_competition(workspace.sample_competition, crops, 50)
+    if not own_camera:
+        through_another_camera(folder)
+    return workspace, prepare(read_competition(folder), workspace, preset("quick"))
+
+
+def run_variant(text: str, seed: int, steps: int, workspace: Workspace, prepared: Prepared) -> dict[str, Any]:
+    """Fine-tune one variant on fold 0 and return its row of the table."""
+    settings = _settings(text, seed, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        run = open_run(Path(folder) / "run", settings, prepared.alphabet)
+        stream, _ = synthetic_sources(prepared.competition.folder, seed + 1)
+        result = train_fold(run, 0, prepared.train, prepared.folds, stream, run.pretrained)
+        model = load_model(result.best)
+    own, others = fold_rows(prepared.train, prepared.folds, 0)
+    held_out = LmdbCrops(prepared.train, own, alphabet=prepared.alphabet)
+    texts, predictions, _ = read_groups(model, fixed_groups(held_out, model.settings, model.alphabet), _on_cpu())
+    hits, rare = exact_matches(texts, predictions), _rare(texts, [prepared.train.texts()[i] for i in others])
+    history = result.progress.history
+    row = {"variant": text, "seed": seed, "crops": history[-1]["crops"], "seconds": round(result.progress.seconds)}
+    row |= {"crops_per_second": round(row["crops"] / max(1, row["seconds"])), "accuracy": round(float(hits.mean()), 4)}
+    row |= {"rare": round(float(hits[rare].mean()), 4), "n": len(hits), "n_rare": int(rare.sum())}
+    return row | {"before": round(history[0]["valid_accuracy"], 4), "last": round(history[-1]["valid_accuracy"], 4)}
+
+
+def _settings(text: str, seed: int, steps: int) -> Settings:
+    settings = preset("quick")
+    stage = replace(settings.fine_tuning, steps=steps, seconds=None, validate_every=10**9, save_every=10**9)
+    return replace(settings, seed=seed, fine_tuning=replace(stage, **parse_changes(text)))
+
+
+def _on_cpu():
+    return make_accelerator("float32")
+
+
+def _rare(texts: list[str], learnt: list[str]) -> np.ndarray:
+    counts = Counter("".join(learnt))
+    return np.array([any(counts[character] <= RARE for character in text) for text in texts])
+
+
+def main() -> None:
+    """Run what is missing, then print all rows and each variant's mean and spread."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", action="append", help="changes joined by ; or base (default: the list)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=64, help="of 128 crops each (default %(default)s)")
+    parser.add_argument("--crops", type=int, default=3000, help="of the sample's training side (default %(default)s)")
+    parser.add_argument("--own-camera", action="store_true", help="leave the crops as they are drawn")
+    parser.add_argument("--json", type=Path, help="append each row here, and leave out what is there already")
+    arguments = parser.parse_args()
+    task = "the generator's camera" if arguments.own_camera else "another camera"
+    budget = {"task": f"fine-tuning, {task}", "budget": arguments.steps, "start": shipped_weights().name}
+    rows = rows_done(arguments.json, budget)
+    known = {(row["variant"], row["seed"]) for row in rows}
+    machine = f"{describe_device()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    with tempfile.TemporaryDirectory() as root:
+        workspace, prepared = prepared_sample(Path(root), arguments.crops, arguments.own_camera)
+        for seed in arguments.seeds:
+            for text in arguments.variant or LEVERS:
+                if (text, seed) not in known:
+                    row = run_variant(text, seed, arguments.steps, workspace, prepared)
+                    rows.append(budget | row | {"machine": machine})
+                    print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+                    append_row(arguments.json, rows[-1])
+    print_table(pd.DataFrame(rows))
+
+
+if __name__ == "__main__":
+    main()
