@@ -490,6 +490,21 @@ def test_exported_weights_are_half_as_large_and_read_the_same(shipped, trained):
     assert read_header(exported)["facts"] == read_header(original)["facts"]
 
 
+def test_a_pretraining_of_ones_own_goes_on_from_the_shipped_weights(shipped, trained, capsys):
+    values = json.loads(shipped.read_text(encoding="utf-8")) | {"start": "continued", "seed": 5}
+    shipped.write_text(json.dumps(values), encoding="utf-8")
+    assert cli.main(["pretrain", "--settings", str(shipped), "--run", "continued"]) == 0
+    folder = trained / "output" / "runs" / "continued" / "pretraining"
+    assert json.loads((folder / "init_from.json").read_text())["path"] == str(weights.FOLDER / WEIGHTS)
+    seen = read_header(weights.FOLDER / WEIGHTS)["facts"]["crops"]
+    assert pd.read_csv(folder / "metrics.csv")["crops"].tolist()[0] == seen > 0
+    values["model"]["hidden"] = 48
+    shipped.write_text(json.dumps(values), encoding="utf-8")
+    assert cli.main(["pretrain", "--settings", str(shipped), "--run", "other"]) == 1
+    assert "the settings want" in capsys.readouterr().err
+    assert not (trained / "output" / "runs" / "other").exists()
+
+
 def test_folds_begin_from_the_shipped_weights_without_pretraining(shipped, trained, capsys):
     options = ["--settings", str(shipped), "--run", "from-shipped"]
     assert cli.main(["pretrain", *options]) == 0

@@ -292,5 +292,6 @@ def test_readme_tells_where_the_folds_start_from_as_the_presets_have_it():
     text = prose(ROOT / "README.md")
     assert choose_settings("quick").start == "shipped"
     assert choose_settings("scratch").start == "scratch"
+    assert choose_settings("colab").start == "continued"
     assert '`quick` starts every fold from the weights that ship (`"start": "shipped"`' in text
     assert "`--from-scratch` (the preset `scratch`) pretrains" in text

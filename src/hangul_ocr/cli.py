@@ -537,7 +537,7 @@ def _absolute(data: str) -> str:
 def _estimates(chosen: Settings, workspace: Workspace, data: str) -> dict[str, float]:
     """Return seconds by notebook, from the presets' own clocks; a step without a clock is not foretold."""
     first, second = chosen.pretraining.seconds, chosen.fine_tuning.seconds
-    first = first if chosen.start == "scratch" else None
+    first = first if chosen.start != "shipped" else None
     makes_sample = not data and not any(workspace.input.glob("**/train.csv"))
     return {
         "01_eda": 45 if makes_sample else 0,

@@ -183,9 +183,10 @@ class Settings:
     """A whole run: the network, the shared pretraining stage, the fine-tuning of each fold, the folds, the reading.
 
     With ``start`` = ``shipped`` the folds begin from the weights that come with the package, whose network ``model``
-    must be (with another decoder, what that has not in common starts fresh), and there is no pretraining; with
-    ``scratch`` they begin from the run's own. The ``alphabet`` has what the training labels hold and the syllables of
-    ``ksx1001`` (2,350), or ``all`` 11,172: a far larger output layer.
+    must be (with another decoder, what that has not in common starts fresh), and there is no pretraining. With
+    ``continued`` the run's own pretraining begins from them, with ``scratch`` from noise, and the folds from it. The
+    ``alphabet`` has what the training labels hold and the syllables of ``ksx1001`` (2,350), or ``all`` 11,172: a far
+    larger output layer.
 
     ``extra_lmdbs`` are further stores of real crops to learn from: in pretraining ``real_share`` of all crops, beside
     the synthetic ones; in the fine-tuning of a fold ``extra_share`` of the real crops. They are never validated on.
@@ -208,7 +209,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _one_of("start", self.start, ("scratch", "shipped"))
+        _one_of("start", self.start, ("scratch", "shipped", "continued"))
         _one_of("alphabet", self.alphabet, ("ksx1001", "all"))
         _at_least(self, 2, "folds")
         _at_least(self, 1, "trained_folds", "candidates")
@@ -388,20 +389,31 @@ PRESETS: dict[str, Settings] = {
     ),
     # From noise: twenty minutes, a shallower network.
     "scratch": Settings(preset="scratch", model=_SMALL, pretraining=_SHORT_PRETRAINING, fine_tuning=_SHORT_FINE_TUNING),
-    # A T4 and about an hour.
+    # A T4 and about an hour: the weights that ship go on learning, from made crops and from further real ones.
     "colab": Settings(
         preset="colab",
-        model=ModelSettings(backbone="resnet18", hidden=256, grey=False, short_side=48),
-        pretraining=TrainingSettings(steps=12000, seconds=2400, crops_per_step=256, workers=2),
-        fine_tuning=TrainingSettings(
-            steps=2000, seconds=400, crops_per_step=256, learning_rate=8e-4, synthetic_share=0.3, workers=2
+        model=SHIPPED,
+        pretraining=TrainingSettings(
+            steps=12000, seconds=2000, crops_per_step=256, optimizer="muon", learning_rate=4e-3, warmup=0.05, workers=2
         ),
+        fine_tuning=TrainingSettings(
+            steps=2000, seconds=300, crops_per_step=256, learning_rate=5e-4, synthetic_share=0.5, workers=2
+        ),
+        start="continued",
     ),
     # A large GPU with many cores to feed it.
     "full": Settings(
         preset="full",
-        model=ModelSettings(backbone="resnet34d", hidden=384, grey=False, short_side=48),
-        pretraining=TrainingSettings(steps=60000, crops_per_step=512, workers=12, validate_every=1000, save_every=1000),
+        model=ModelSettings(backbone="resnet34d", hidden=384, grey=False, short_side=48, stem_pool=False),
+        pretraining=TrainingSettings(
+            steps=60000,
+            crops_per_step=512,
+            optimizer="muon",
+            learning_rate=0.02,
+            workers=12,
+            validate_every=1000,
+            save_every=1000,
+        ),
         fine_tuning=TrainingSettings(
             steps=8000, crops_per_step=512, learning_rate=6e-4, synthetic_share=0.3, workers=12, validate_every=500
         ),

@@ -89,6 +89,7 @@ from hangul_ocr.training.kfold import (
     train_fold,
 )
 from hangul_ocr.training.loop import BEST, LAST, Progress, StageResult, from_process_0
+from hangul_ocr.weights import shipped_weights
 from hangul_ocr.workspace import (
     Workspace,
     atomic_write_json,
@@ -324,6 +325,7 @@ def _newest_weights(run: Run) -> float:
 def require_pretraining_start(settings: Settings, init_from: Path | None) -> None:
     """Raise ``HangulOcrError`` for weights that a pretraining cannot begin from, before a run folder is made for it."""
     _require_scratch(settings, init_from)
+    init_from = _first_weights(settings, init_from)
     if init_from is not None:
         _require_fitting(settings, init_from)
 
@@ -337,8 +339,13 @@ def require_training_start(folder: Path, settings: Settings, init_from: Path | N
         _require_fold(settings, fold)
     if init_from is not None:
         _require_fitting(settings, init_from)
-    elif settings.start == "scratch" and not from_process_0(Path.is_dir, folder):
+    elif settings.start != "shipped" and not from_process_0(Path.is_dir, folder):
         raise _not_pretrained(folder / "pretraining")
+
+
+def _first_weights(settings: Settings, init_from: Path | None) -> Path | None:
+    """Return what a run's own pretraining begins from; None is noise."""
+    return shipped_weights() if settings.start == "continued" and init_from is None else init_from
 
 
 def _require_scratch(settings: Settings, init_from: Path | None) -> None:
@@ -379,13 +386,15 @@ def pretrain_run(
 ) -> StageResult:
     """Pretrain the run's network on streamed synthetic crops; a sample competition's test words and font stay out.
 
-    ``init_from`` are weights to go on from, such as those that ship; another seed than theirs shows other crops. In a
-    run that starts from the shipped weights there is nothing to do: the result is that of their own training. Raises
-    :class:`StoppedOnTime` if the ``deadline`` came before the end.
+    ``init_from`` are weights to go on from (by default those that ship, where the settings' ``start`` is
+    ``continued``); another seed than theirs shows other crops. In a run whose folds start from the shipped weights
+    there is nothing to do: the result is that of their own training. Raises :class:`StoppedOnTime` if the ``deadline``
+    came before the end.
     """
     if run.settings.start == "shipped":
         _require_scratch(run.settings, init_from)
         return _shipped_result(run)
+    init_from = _first_weights(run.settings, init_from)
     if init_from is not None:
         _require_same_start(run.pretrained.parent, init_from)
     done = from_process_0(finished_stage, run.pretrained.parent, run.settings.pretraining)
