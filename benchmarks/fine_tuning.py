@@ -1,14 +1,15 @@
 """What do the levers of fine-tuning give, when few crops of another camera stand against a large pretraining?
 
 A sample competition is drawn, and every crop goes through a camera that the pretraining never saw: it slants what it
-sees and knows black and white alone, which it dithers. Each variant fine-tunes the weights that ship on folds 1 and 2
+sees and knows black and white alone, which it dithers. (``dithering`` does not slant; ``own`` leaves the crops as they
+are drawn.) Each variant fine-tunes the weights that ship on folds 1 and 2
 (some 2,000 crops) for equal steps, and reads fold 0 with the better of its last and its first weights, as a run does.
 ``rare`` are the crops with a character that those 2,000 labels hold at most twice. Rows are appended to ``--json`` as
 they come, and those there are not run again.
 
     python benchmarks/fine_tuning.py --json fine_tuning.jsonl
     python benchmarks/fine_tuning.py --variant base --variant layer_decay=0.8 --seeds 0 --steps 40
-    python benchmarks/fine_tuning.py --own-camera --variant base --variant synthetic_share=0
+    python benchmarks/fine_tuning.py --camera dithering --variant base --variant learning_rate=0.003
 """
 
 from __future__ import annotations
@@ -51,38 +52,42 @@ LEVERS = (
     "synthetic_share=0",
     "augment=0",
     "learning_rate=0.0015",
+    "learning_rate=0.003",
+    "optimizer=muon;learning_rate=0.004",
+    "learning_rate=0.003;rate_by_error=0.6",
 )
-SLANT, RARE = 0.6, 2
+CAMERAS = {"another": 0.6, "dithering": 0.0, "own": None}  # the slant, in heights of the text
+RARE = 2
 # Bayer's ordered dithering (1973), 4 x 4.
 THRESHOLDS = 16 * np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]]) + 8
 
 
-def through_another_camera(folder: Path) -> None:
+def through_another_camera(folder: Path, slant: float) -> None:
     """Slant every picture in ``folder`` along its text and dither it to black and white."""
     for file in tqdm(sorted(folder.rglob("*.png")), desc="another camera"):
         image = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
         tall = image.shape[0] > image.shape[1]
-        image = _slanted(image.T if tall else image)
+        image = _slanted(image.T if tall else image, slant)
         image = image.T if tall else image
         tiles = np.tile(THRESHOLDS, (image.shape[0] // 4 + 1, image.shape[1] // 4 + 1))
         black_and_white = np.where(image > tiles[: image.shape[0], : image.shape[1]], 255, 0)
         cv2.imwrite(str(file), black_and_white.astype(np.uint8))
 
 
-def _slanted(image: np.ndarray) -> np.ndarray:
+def _slanted(image: np.ndarray, slant: float) -> np.ndarray:
     height, width = image.shape
-    matrix = np.float32([[1, -SLANT, SLANT * height], [0, 1, 0]])
-    size = (round(width + SLANT * height), height)
+    matrix = np.float32([[1, -slant, slant * height], [0, 1, 0]])
+    size = (round(width + slant * height), height)
     return cv2.warpAffine(np.ascontiguousarray(image), matrix, size, borderMode=cv2.BORDER_REPLICATE)
 
 
-def prepared_sample(root: Path, crops: int, own_camera: bool) -> tuple[Workspace, Prepared]:
+def prepared_sample(root: Path, crops: int, slant: float | None) -> tuple[Workspace, Prepared]:
     """Return the sample competition in ``root`` with ``crops`` training crops, its LMDB and its folds."""
     workspace = Workspace("local", root, root / "input", root / "output", root / "submissions")
     workspace.create_folders()
     folder = make_competition(workspace.sample_competition, crops, 50)
-    if not own_camera:
-        through_another_camera(folder)
+    if slant is not None:
+        through_another_camera(folder, slant)
     return workspace, prepare(read_competition(folder), workspace, preset("quick"))
 
 
@@ -127,16 +132,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=64, help="of 128 crops each (default %(default)s)")
     parser.add_argument("--crops", type=int, default=3000, help="of the sample's training side (default %(default)s)")
-    parser.add_argument("--own-camera", action="store_true", help="leave the crops as they are drawn")
+    parser.add_argument("--camera", choices=CAMERAS, default="another", help="how strange (default %(default)s)")
     parser.add_argument("--json", type=Path, help="append each row here, and leave out what is there already")
     arguments = parser.parse_args()
-    task = "the generator's camera" if arguments.own_camera else "another camera"
-    budget = {"task": f"fine-tuning, {task}", "budget": arguments.steps, "start": shipped_weights().name}
+    budget = {
+        "task": f"fine-tuning, {arguments.camera} camera",
+        "budget": arguments.steps,
+        "start": shipped_weights().name,
+    }
     rows = rows_done(arguments.json, budget)
     known = {(row["variant"], row["seed"]) for row in rows}
     machine = f"{describe_device()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     with tempfile.TemporaryDirectory() as root:
-        workspace, prepared = prepared_sample(Path(root), arguments.crops, arguments.own_camera)
+        workspace, prepared = prepared_sample(Path(root), arguments.crops, CAMERAS[arguments.camera])
         for seed in arguments.seeds:
             for text in arguments.variant or LEVERS:
                 if (text, seed) not in known:

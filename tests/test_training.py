@@ -543,6 +543,20 @@ def test_the_pixels_side_may_learn_at_a_rate_of_its_own(tmp_path):
         assert torch.equal(before[name], tensor) == name.startswith("backbone."), name
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "share"), [(0.36, 0.8), (1.0, 0.02**0.5), (0.0, 1.0), (float("nan"), 1.0)], ids=str
+)
+def test_rates_go_by_what_is_misread_at_the_start(tmp_path, monkeypatch, accuracy, share):
+    monkeypatch.setattr(loop, "exact_matches", lambda texts, found: np.full(len(texts), accuracy))
+    for folder, power in (("by error", 0.5), ("as set", 0.0)):
+        trained = stage(tmp_path / folder, replace(STAGE, steps=16, validate_every=1, rate_by_error=power))
+        trained.run()
+        rates = pd.read_csv(tmp_path / folder / "metrics.csv")["learning_rate"].iloc[1:]
+        factor = share if power else 1.0
+        expected = [factor * STAGE.learning_rate * one_cycle(step / 16, STAGE.warmup) for step in (7, 15)]
+        assert rates.tolist() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("model", [MODEL, replace(clova("TPS-VGG-BiLSTM-CTC"), fixed_width=64)], ids=["timm", "clova"])
 def test_each_layer_of_the_backbone_may_learn_slower_than_the_next(model):
     recognizer = Recognizer(model, ALPHABET)

@@ -109,7 +109,9 @@ class TrainingSettings:
 
     Of the real crops ``join_share`` are joined to another, and rare characters are drawn more often by ``balance``
     (0 not at all, 1 inversely to their frequency). The rectifier and the backbone learn at ``backbone_rate`` times the
-    learning rate, and each layer of the backbone at ``layer_decay`` times the rate of the one after it.
+    learning rate, and each layer of the backbone at ``layer_decay`` times the rate of the one after it. All rates are
+    multiplied by the share of the validation crops that are misread at the start, to the power of ``rate_by_error`` (0:
+    not at all): weights that can read a competition's crops already need not move far.
     """
 
     steps: int = 1000
@@ -129,6 +131,7 @@ class TrainingSettings:
     balance: float = 0.0
     backbone_rate: float = 1.0
     layer_decay: float = 1.0
+    rate_by_error: float = 0.0
     synthetic_share: float = 0.0
     validate_every: int = 250
     save_every: int = 250
@@ -141,6 +144,7 @@ class TrainingSettings:
         _one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _at_least(self, 1, "steps", "crops_per_step", "validate_every", "save_every")
         _at_least(self, 0, "workers", "weight_decay", "alignment_weight", "guidance_weight", "augment", "balance")
+        _at_least(self, 0, "rate_by_error")
         for name in ("seconds", "learning_rate", "clip"):
             value = getattr(self, name)
             if value is not None and value <= 0:

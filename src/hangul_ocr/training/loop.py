@@ -43,6 +43,7 @@ from hangul_ocr.workspace import ACCELERATE_PRECISION, make_accelerator, pick_nu
 NO_ROOM = ("could not create a primitive", "could not create a memory object", "CUBLAS_STATUS_ALLOC_FAILED")
 # Steps. Batches of many shapes leave holes in the heap: 2 GB after two minutes, 5 after twelve, 1 of them in use.
 RETURN_MEMORY_EVERY = 64
+LEAST_ERROR = 0.02  # where hardly anything is misread, there is still something to learn
 SAVE_SECONDS = 60.0  # a short stage may have fewer steps than lie between two saves
 LAST, BEST, METRICS = Path("last") / "state.safetensors", "best.safetensors", "metrics.csv"
 
@@ -143,6 +144,7 @@ class Stage:
         self.model, self.optimizer = accelerator.prepare(self.recognizer, optimizer)
         self.progress = Progress(seen=seen)
         self.largest = 1 << 30  # crops at once: halved whenever the memory does not suffice
+        self._share_of_rate = 1.0
         self._lacking = [0, 0]  # this block's labels that cannot be written, its crops that cannot be read
         self._saved = time.monotonic()
 
@@ -154,6 +156,7 @@ class Stage:
         if not self.progress.history:
             self._save_last()  # before the best: weights without a state beside them would pass for trained ones
             self._validate()  # weights that were good before count, too: a short training may only cost them something
+        self._share_of_rate = self._by_error()
         return_free_memory()  # before the workers are forked, who would each keep a copy of the holes
         started, before = time.monotonic(), self.progress.seconds
         finished = stop = False
@@ -172,6 +175,13 @@ class Stage:
                     break
         self._save_last()
         return StageResult(finished, self.progress, self.folder / BEST)
+
+    def _by_error(self) -> float:
+        """Return what the settings' ``rate_by_error`` makes of the first validation's errors: process 0's, for all."""
+        accuracy = self.progress.history[0]["valid_accuracy"]
+        wrong = 1.0 if math.isnan(accuracy) else max(LEAST_ERROR, 1 - accuracy)
+        share = torch.tensor([wrong**self.settings.rate_by_error], device=self.accelerator.device)
+        return broadcast(share).item()
 
     def _read_clock(self, offset: float) -> bool:
         """Set the seconds so far and tell whether the deadline has passed: process 0's clock counts for all."""
@@ -209,7 +219,7 @@ class Stage:
     def _optimise(self, groups: list[Group]) -> float:
         """Take one step over all groups (none if it is not finite) and return the mean loss of a crop."""
         for entry in self.optimizer.param_groups:
-            rate = self.settings.learning_rate * entry["share_of_rate"]
+            rate = self.settings.learning_rate * self._share_of_rate * entry["share_of_rate"]
             entry["lr"] = rate * one_cycle(self._landing(), self.settings.warmup)
         self.recognizer.train()
         total = self._gradients_that_fit(groups)
