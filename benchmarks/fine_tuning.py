@@ -2,8 +2,8 @@
 
 A sample competition is drawn, and every crop goes through a camera that the pretraining never saw: it slants what it
 sees and knows black and white alone, which it dithers. (``dithering`` does not slant; ``own`` leaves the crops as they
-are drawn.) Each variant fine-tunes the weights that ship on folds 1 and 2
-(some 2,000 crops) for equal steps, and reads fold 0 with the better of its last and its first weights, as a run does.
+are drawn.) Each variant fine-tunes the weights that ship on folds 1 and 2 (some 2,000 crops) for equal steps, at a rate
+of 5e-4 unless it names another, and reads fold 0 with the better of its last and its first weights, as a run does.
 ``rare`` are the crops with a character that those 2,000 labels hold at most twice. Rows are appended to ``--json`` as
 they come, and those there are not run again.
 
@@ -113,7 +113,8 @@ def run_variant(text: str, seed: int, steps: int, workspace: Workspace, prepared
 def _settings(text: str, seed: int, steps: int) -> Settings:
     settings = preset("quick")
     stage = replace(settings.fine_tuning, steps=steps, seconds=None, validate_every=10**9, save_every=10**9)
-    return replace(settings, seed=seed, fine_tuning=replace(stage, **parse_changes(text)))
+    changes = {"learning_rate": 5e-4, "rate_by_error": 0.0} | parse_changes(text)
+    return replace(settings, seed=seed, fine_tuning=replace(stage, **changes))
 
 
 def _on_cpu():
