@@ -40,11 +40,11 @@ def test_the_curve_ends_where_the_file_says(header):
     assert curve["crops"].is_monotonic_increasing
     row = curve.set_index("crops").loc[header["facts"]["crops"]]
     assert header["facts"]["valid_accuracy"] == pytest.approx(row["valid_accuracy"], abs=1e-6)
-    # Each cycle validates on other crops, so figures compare within one: the last. Its step 0 is what it began with.
+    # The last ones, at the rate's end; each cycle validates on other crops, so losses compare within one.
+    assert header["facts"]["crops"] == curve["crops"].iloc[-1]
     cycle = curve["step"].eq(0).cumsum()
     last = curve[cycle.eq(cycle.max())]
-    assert row["valid_accuracy"] == last["valid_accuracy"].max()
-    assert row["valid_loss"] == last["valid_loss"].min()
+    assert row["valid_loss"] < 1.01 * last["valid_loss"].min()
     assert row["step"] > 0
 
 
