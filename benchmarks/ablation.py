@@ -140,7 +140,7 @@ def parse_variant(text: str) -> tuple[Settings, str]:
 
 def parse_changes(text: str) -> dict[str, Any]:
     """Return the names and values of a variant; ``base`` has none."""
-    pairs = (change.split("=", 1) for change in text.split(";") if change != "base")
+    pairs = (change.split("=", 1) for change in text.split(";") if change not in ("", "base"))
     return {name: _value(value) for name, value in pairs}
 
 

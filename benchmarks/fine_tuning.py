@@ -4,7 +4,8 @@ A sample competition is drawn, and every crop goes through a camera that the pre
 sees and knows black and white alone, which it dithers. (``dithering`` does not slant; ``own`` leaves the crops as they
 are drawn.) Each variant fine-tunes the weights that ship on folds 1 and 2 (some 2,000 crops) for equal steps, at a rate
 of 5e-4 unless it names another, and reads fold 0 with the better of its last and its first weights, as a run does.
-``rare`` are the crops with a character that those 2,000 labels hold at most twice. Rows are appended to ``--json`` as
+(That last reading is in float32; ``before`` and ``last`` are the training's own, in its number type.) ``rare`` are the
+crops with a character that those 2,000 labels hold at most twice. Rows are appended to ``--json`` as
 they come, and those there are not run again.
 
     python benchmarks/fine_tuning.py --json fine_tuning.jsonl
@@ -33,7 +34,7 @@ from hangul_ocr.data.batches import fixed_groups
 from hangul_ocr.data.crops import LmdbCrops
 from hangul_ocr.data.dacon import read_competition
 from hangul_ocr.evaluation.metrics import exact_matches
-from hangul_ocr.models.checkpoint import load_model
+from hangul_ocr.models.checkpoint import load_model, read_header
 from hangul_ocr.settings import Settings, preset
 from hangul_ocr.steps import Prepared, prepare
 from hangul_ocr.synthesis.competition import make_competition
@@ -98,10 +99,11 @@ def run_variant(text: str, seed: int, steps: int, workspace: Workspace, prepared
         run = open_run(Path(folder) / "run", settings, prepared.alphabet)
         stream, _ = synthetic_sources(prepared.competition.folder, seed + 1)
         result = train_fold(run, 0, prepared.train, prepared.folds, stream, run.pretrained)
-        model = load_model(result.best)
+        accelerator = make_accelerator("float32")
+        model = load_model(result.best, accelerator.device)
     own, others = fold_rows(prepared.train, prepared.folds, 0)
     held_out = LmdbCrops(prepared.train, own, alphabet=prepared.alphabet)
-    texts, predictions, _ = read_groups(model, fixed_groups(held_out, model.settings, model.alphabet), _on_cpu())
+    texts, predictions, _ = read_groups(model, fixed_groups(held_out, model.settings, model.alphabet), accelerator)
     hits, rare = exact_matches(texts, predictions), _rare(texts, [prepared.train.texts()[i] for i in others])
     history = result.progress.history
     row = {"variant": text, "seed": seed, "crops": history[-1]["crops"], "seconds": round(result.progress.seconds)}
@@ -115,10 +117,6 @@ def _settings(text: str, seed: int, steps: int) -> Settings:
     stage = replace(settings.fine_tuning, steps=steps, seconds=None, validate_every=10**9, save_every=10**9)
     changes = {"learning_rate": 5e-4, "rate_by_error": 0.0} | parse_changes(text)
     return replace(settings, seed=seed, fine_tuning=replace(stage, **changes))
-
-
-def _on_cpu():
-    return make_accelerator("float32")
 
 
 def _rare(texts: list[str], learnt: list[str]) -> np.ndarray:
@@ -139,7 +137,7 @@ def main() -> None:
     budget = {
         "task": f"fine-tuning, {arguments.camera} camera",
         "budget": arguments.steps,
-        "start": shipped_weights().name,
+        "start": read_header(shipped_weights())["facts"]["crops"],
     }
     rows = rows_done(arguments.json, budget)
     known = {(row["variant"], row["seed"]) for row in rows}

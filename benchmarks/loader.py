@@ -19,7 +19,6 @@ import multiprocessing
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -41,7 +40,7 @@ from hangul_ocr.data.planning import ImportSettings
 from hangul_ocr.data.sources import plan
 from hangul_ocr.data.workers import Workers
 from hangul_ocr.hangul import Alphabet
-from hangul_ocr.settings import ModelSettings, preset
+from hangul_ocr.settings import ModelSettings
 from hangul_ocr.synthesis.competition import make_competition
 
 BATCH = 128
@@ -99,7 +98,7 @@ def measure(store: Path, way: str, short_side: int, workers: int, seconds: float
     """Return samples a second after a warm-up, and the peak memory in MB of the process and of its largest worker."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    model = replace(preset("colab").model, short_side=short_side, fixed_width=0, grey=False)
+    model = ModelSettings(short_side=short_side, grey=False)
     if way == "plain":
         data, collate = Plain(store, model), stack
     else:

@@ -498,6 +498,12 @@ def test_a_pretraining_of_ones_own_goes_on_from_the_shipped_weights(shipped, tra
     assert json.loads((folder / "init_from.json").read_text())["path"] == str(weights.FOLDER / WEIGHTS)
     seen = read_header(weights.FOLDER / WEIGHTS)["facts"]["crops"]
     assert pd.read_csv(folder / "metrics.csv")["crops"].tolist()[0] == seen > 0
+    # What has begun goes on, and what is finished stays, whatever weights ship by then.
+    weights_of_fold = trained / "output" / "runs" / "smoke-sample" / "fold0" / "best.safetensors"
+    save_again = ["export-weights", str(weights_of_fold), "--out", str(weights.FOLDER / WEIGHTS)]
+    (weights.FOLDER / WEIGHTS).unlink()
+    assert cli.main(save_again) == 0
+    assert cli.main(["pretrain", "--settings", str(shipped), "--run", "continued"]) == 0
     values["model"]["hidden"] = 48
     shipped.write_text(json.dumps(values), encoding="utf-8")
     assert cli.main(["pretrain", "--settings", str(shipped), "--run", "other"]) == 1
@@ -555,6 +561,9 @@ def test_predict_reads_with_the_shipped_weights_unless_a_run_is_named(shipped, t
 
 def test_settings_take_the_network_of_any_weights(trained, capsys):
     fold = trained / "output" / "runs" / "smoke-sample" / "fold0" / "best.safetensors"
+    assert cli.main(["settings", "--network", str(fold)]) == 0
+    printed = Settings.from_dict(json.loads(capsys.readouterr().out))
+    assert printed == replace(preset("scratch"), model=load_model(fold).settings)
     assert cli.main(["settings", "--preset", "quick", "--network", str(fold)]) == 0
     printed = Settings.from_dict(json.loads(capsys.readouterr().out))
     assert printed == replace(preset("quick"), model=load_model(fold).settings, start="scratch")

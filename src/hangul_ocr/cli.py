@@ -419,6 +419,8 @@ def settings(options: argparse.Namespace) -> None:
     from hangul_ocr.models.checkpoint import model_settings
     from hangul_ocr.session import choose_settings
 
+    if options.network and not options.settings:  # another network has all to learn, as one from noise
+        options.preset = options.preset or "scratch"
     chosen = choose_settings(_preset(options), options.seed)
     if options.network:
         chosen = replace(chosen, model=model_settings(options.network), start="scratch")

@@ -111,7 +111,8 @@ class TrainingSettings:
     (0 not at all, 1 inversely to their frequency). The rectifier and the backbone learn at ``backbone_rate`` times the
     learning rate, and each layer of the backbone at ``layer_decay`` times the rate of the one after it. All rates are
     multiplied by the share of the validation crops that are misread at the start, to the power of ``rate_by_error`` (0:
-    not at all): weights that can read a competition's crops already need not move far.
+    not at all): weights that can read a competition's crops already need not move far. Without validation crops all
+    count as misread, and never less than two in a hundred.
     """
 
     steps: int = 1000

@@ -333,7 +333,7 @@ def require_pretraining_start(settings: Settings, init_from: Path | None) -> Non
 def require_training_start(folder: Path, settings: Settings, init_from: Path | None, folds: Sequence[int] = ()) -> None:
     """Raise ``HangulOcrError`` for what a training cannot begin with, before the run ``folder`` is made for it.
 
-    That are weights of another network, folds that there are not, and a pretraining that nobody began.
+    These are weights of another network, folds that do not exist, and a pretraining that nobody began.
     """
     for fold in folds:
         _require_fold(settings, fold)
@@ -394,17 +394,19 @@ def pretrain_run(
     if run.settings.start == "shipped":
         _require_scratch(run.settings, init_from)
         return _shipped_result(run)
-    init_from = _first_weights(run.settings, init_from)
+    folder = run.pretrained.parent
     if init_from is not None:
-        _require_same_start(run.pretrained.parent, init_from)
-    done = from_process_0(finished_stage, run.pretrained.parent, run.settings.pretraining)
+        _require_same_start(folder, init_from)
+    done = from_process_0(finished_stage, folder, run.settings.pretraining)
     if done is not None:
         return done
+    if not from_process_0(Path.is_file, folder / LAST):  # what has begun goes on, from whatever it began
+        init_from = _first_weights(run.settings, init_from)
     if init_from is not None:
-        _record_start(run.pretrained.parent, init_from)
+        _record_start(folder, init_from)
     characters = run.alphabet.characters
     stream, validation = synthetic_sources(prepared.competition.folder, run.settings.seed, characters=characters)
-    extra = _extra(run, prepared, run.pretrained.parent, run.settings.pretraining, run.settings.real_share)
+    extra = _extra(run, prepared, folder, run.settings.pretraining, run.settings.real_share)
     return _finished(pretrain(run, stream, validation, init_from, deadline, extra), "pretraining")
 
 
