@@ -32,7 +32,9 @@ class ModelSettings:
     Along the text it is drawn out by ``stretch``, which gives the network more time steps for each character.
     With ``fixed_width`` every crop, whatever its ratio, is squeezed to ``short_side`` x ``fixed_width``. Pixels are
     brought to zero mean and unit spread by ``crop``, or from 0..255 to -1..1 (``fixed``). Without ``stem_pool`` a
-    ResNet halves its map once less at the start and once more later: finer strokes, dearer. ``backbone`` is a timm name
+    ResNet halves its map once less at the start and once more later: finer strokes, dearer. With ``glance`` (a smaller
+    short side; 0: none) every second block of training shows crops at that size, and ``hangul-ocr predict`` looks so at
+    every crop first and at full size where it is not sure. ``backbone`` is a timm name
     or one of Clova AI's: clova_vgg, clova_rcnn, clova_resnet, whose sequence models are ``clova_bilstm`` and
     ``identity`` and whose attention is ``lstm_attention``.
     """
@@ -43,6 +45,7 @@ class ModelSettings:
     pretrained: bool = False
     grey: bool = True
     short_side: int = 32
+    glance: int = 0
     stretch: float = 1.0
     along_stride: int = 8
     across_stride: int = 8
@@ -82,8 +85,15 @@ class ModelSettings:
                 _refuse("short_side", self.short_side, f"32 or a multiple of it, with {self.backbone}")
         elif self.short_side % (2 * self.along_stride):
             _refuse("short_side", self.short_side, f"a multiple of {2 * self.along_stride}, twice along_stride")
+        elif self.glance % (2 * self.along_stride) or not 0 <= self.glance < self.short_side:
+            _refuse("glance", self.glance, f"0, or less than short_side and a multiple of {2 * self.along_stride}")
         elif self.fixed_width % self.along_stride:
             _refuse("fixed_width", self.fixed_width, f"0 or a multiple of {self.along_stride}, the along_stride")
+
+    @property
+    def glancing(self) -> ModelSettings:
+        """These settings at the size of a first look; themselves without ``glance``."""
+        return dataclasses.replace(self, short_side=self.glance, glance=0) if self.glance else self
 
     def time_steps(self, long_side: int) -> int:
         """Return how many positions along the text the network gives for crops of ``long_side`` pixels."""

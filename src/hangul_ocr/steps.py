@@ -76,7 +76,7 @@ from hangul_ocr.results import (
 )
 from hangul_ocr.settings import Settings, TrainingSettings
 from hangul_ocr.synthesis.competition import make_competition
-from hangul_ocr.synthesis.stream import synthetic_sources
+from hangul_ocr.synthesis.stream import SyntheticCrops, drawn_short_side, synthetic_sources
 from hangul_ocr.training.kfold import (
     ENVIRONMENT,
     SETTINGS,
@@ -404,10 +404,15 @@ def pretrain_run(
         init_from = _first_weights(run.settings, init_from)
     if init_from is not None:
         _record_start(folder, init_from)
-    characters = run.alphabet.characters
-    stream, validation = synthetic_sources(prepared.competition.folder, run.settings.seed, characters=characters)
+    stream, validation = _synthetic(run, prepared, run.settings.seed)
     extra = _extra(run, prepared, folder, run.settings.pretraining, run.settings.real_share)
     return _finished(pretrain(run, stream, validation, init_from, deadline, extra), "pretraining")
+
+
+def _synthetic(run: Run, prepared: Prepared, seed: int) -> tuple[SyntheticCrops, SyntheticCrops]:
+    """Return the stream that suits the run's network and alphabet, and crops to validate on."""
+    drawn = drawn_short_side(run.settings.model.short_side)
+    return synthetic_sources(prepared.competition.folder, seed, short_side=drawn, characters=run.alphabet.characters)
 
 
 def _extra(run: Run, prepared: Prepared, folder: Path, stage: TrainingSettings, share: float) -> ChainedCrops | None:
@@ -488,8 +493,7 @@ def _train_one(run: Run, prepared: Prepared, fold: int, init_from: Path | None, 
     _record_start(folder, start)
     synthetic = None
     if stage.synthetic_share > 0:
-        seed, characters = run.settings.seed + 1, run.alphabet.characters
-        synthetic, _ = synthetic_sources(prepared.competition.folder, seed, characters=characters)
+        synthetic, _ = _synthetic(run, prepared, run.settings.seed + 1)
     extra = _extra(run, prepared, folder, stage, run.settings.extra_share)
     result = train_fold(run, fold, prepared.train, prepared.folds, synthetic, start, deadline, extra)
     return _finished(result, f"fold {fold}")

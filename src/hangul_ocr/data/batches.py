@@ -137,7 +137,8 @@ class TrainingBlocks(Dataset):
 
     Crops come from ``real`` in a new order each epoch and, for ``synthetic_share`` of them, from ``synthetic``. With
     ``real_weights`` (N,) an epoch draws real crops by these probabilities instead; ``join_share`` of the real crops
-    have another one joined to them. Raises ``HangulOcrError`` for fewer crops in a step than processes.
+    have another one joined to them. With ``model.glance`` every second block shows its crops at that size. Raises
+    ``HangulOcrError`` for fewer crops in a step than processes.
     """
 
     def __init__(
@@ -170,31 +171,10 @@ class TrainingBlocks(Dataset):
         rank, world = self.process
         lost: list[str] = []
         crops = [self._crop(block, place, lost) for place in range(rank, self.n_real + self.n_synthetic, world)]
-        steps = self._steps(crops)
+        steps = _steps(crops, self.model.glancing if block % 2 else self.model, self.alphabet)
         steps[0][0] = replace(steps[0][0], lost=tuple(lost))
         order = np.random.default_rng([self.seed, block]).permutation(len(steps))
         return [steps[i] for i in order]
-
-    def _steps(self, crops: list[Crop]) -> list[list[Group]]:
-        """Cut the wide crops into the block's steps, and give the tall ones to as many of these as they fill.
-
-        Steps that the wide crops are too few for (or the tall ones, if they are more) are the others'.
-        """
-        tall = [crop for crop in crops if _is_tall(crop, self.model)]
-        wide = [crop for crop in crops if not _is_tall(crop, self.model)]
-        main, other = (wide, tall) if len(wide) >= len(tall) else (tall, wide)
-        runs = [[self._joined(run)] for run in equal_area_parts(main, self.model, STEPS_PER_BLOCK)]
-        empty = STEPS_PER_BLOCK - len(runs)
-        steps = [[] for _ in range(empty)] + runs
-        n_other = min(len(steps), max(1, empty, round(STEPS_PER_BLOCK * len(other) / len(main)))) if other else 0
-        for step, run in zip(steps, equal_area_parts(other, self.model, n_other) if other else [], strict=False):
-            step.append(self._joined(run))
-        return steps
-
-    def _joined(self, crops: list[Crop]) -> Group:
-        """Return one group in the shape of its longer crops: stretching a short one costs less than squeezing."""
-        shapes = sorted(_shape_of(crop, self.model) for crop in crops)
-        return _group(shapes[int(0.8 * (len(shapes) - 1))], crops, self.model, self.alphabet)
 
     def _crop(self, block: int, place: int, lost: list[str]) -> Crop:
         rng = np.random.default_rng([self.seed, block, place])
@@ -226,6 +206,29 @@ class TrainingBlocks(Dataset):
             drawn = rng.permutation(n) if self.real_weights is None else rng.choice(n, n, p=self.real_weights)
             self._epoch, self._rows = epoch, drawn
         return self._rows
+
+
+def _steps(crops: list[Crop], model: ModelSettings, alphabet: Alphabet) -> list[list[Group]]:
+    """Cut the wide crops into a block's steps, and give the tall ones to as many of these as they fill.
+
+    Steps that the wide crops are too few for (or the tall ones, if they are more) are the others'.
+    """
+    tall = [crop for crop in crops if _is_tall(crop, model)]
+    wide = [crop for crop in crops if not _is_tall(crop, model)]
+    main, other = (wide, tall) if len(wide) >= len(tall) else (tall, wide)
+    runs = [[_joined(run, model, alphabet)] for run in equal_area_parts(main, model, STEPS_PER_BLOCK)]
+    empty = STEPS_PER_BLOCK - len(runs)
+    steps = [[] for _ in range(empty)] + runs
+    n_other = min(len(steps), max(1, empty, round(STEPS_PER_BLOCK * len(other) / len(main)))) if other else 0
+    for step, run in zip(steps, equal_area_parts(other, model, n_other) if other else [], strict=False):
+        step.append(_joined(run, model, alphabet))
+    return steps
+
+
+def _joined(crops: list[Crop], model: ModelSettings, alphabet: Alphabet) -> Group:
+    """Return one group in the shape of its longer crops: stretching a short one costs less than squeezing."""
+    shapes = sorted(_shape_of(crop, model) for crop in crops)
+    return _group(shapes[int(0.8 * (len(shapes) - 1))], crops, model, alphabet)
 
 
 def _is_tall(crop: Crop, model: ModelSettings) -> bool:

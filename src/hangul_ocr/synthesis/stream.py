@@ -18,10 +18,18 @@ from hangul_ocr.synthesis.style import Style
 from hangul_ocr.synthesis.words import COMPETITION
 from hangul_ocr.workspace import is_main_process
 
-# Pixels: about what networks of 32 take. Those of 48 have learnt from these, too; larger ones are dearer to draw.
+#: Pixels of the short side of crops for networks that take 32.
 SHORT_SIDE = (28, 44)
 VALIDATION_START = 1 << 40
 MOST_SHOWN = 40  # characters in a warning
+
+
+def drawn_short_side(network: int) -> tuple[int, int]:
+    """Return from how many to how many pixels the short side of crops for a network that takes ``network`` has.
+
+    Some are smaller than it takes them, as photographs are; larger ones are only dearer to draw.
+    """
+    return SHORT_SIDE[0], round(SHORT_SIDE[1] * max(network, 32) / 32)
 
 
 class SyntheticCrops:
