@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from dataclasses import replace
@@ -9,6 +10,7 @@ import torch
 from hangul_ocr.data.batches import make_groups
 from hangul_ocr.data.crops import Crop
 from hangul_ocr.hangul import Alphabet, HangulOcrError
+from hangul_ocr.inference import predict
 from hangul_ocr.inference.decoding import LANGUAGE, fused, load_fusion, make_fusion
 from hangul_ocr.inference.ensemble import Reading, combine, most_confident, vote, with_stand_ins
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
@@ -99,6 +101,62 @@ def test_readings_come_in_the_sources_order_and_twice_the_same(models):
         assert alone.own == together[index].own == again[index].own
         assert np.allclose(alone.scores, together[index].scores, atol=1e-3)
         assert np.array_equal(together[index].scores, again[index].scores)
+
+
+@pytest.fixture
+def glancing():
+    """A small network that looks at 16 pixels first, and takes 32."""
+    torch.manual_seed(0)
+    settings = ModelSettings(backbone="resnet10t", backbone_args={"channels": [8, 8, 16, 16]}, hidden=16, glance=16)
+    return Recognizer(settings, Alphabet("가나다ab")).eval()
+
+
+def _read_alone(model, candidates=1):
+    return read_crops([model], Noise(), candidates, accelerator=make_accelerator("float32"))
+
+
+def _at(model, **changes):
+    other = copy.copy(model)
+    other.settings = replace(model.settings, **changes)
+    return other
+
+
+def _same(one, two):
+    return one.strings == two.strings and np.allclose(one.scores, two.scores, atol=1e-3)
+
+
+def test_a_first_look_decides_where_it_is_sure_and_a_closer_one_elsewhere(glancing, monkeypatch):
+    full, small = _read_alone(_at(glancing, glance=0)), _read_alone(_at(glancing, glance=0, short_side=16))
+    assert not any(_same(a, b) for a, b in zip(full, small, strict=True))
+    values = sorted(small_greedy(glancing))
+    middle = (values[10] + values[11]) / 2
+    monkeypatch.setattr(predict, "SURE", math.exp(middle))
+    found = _read_alone(glancing)
+    sure = [value >= middle for value in small_greedy(glancing)]
+    assert 0 < sum(sure) < len(sure)
+    for reading, decided, close in zip(found, sure, full, strict=True):
+        assert _same(reading, close) is not decided
+    for reading, value, decided in zip(found, small_greedy(glancing), sure, strict=True):
+        if decided:
+            assert reading.scores.item() == pytest.approx(value, abs=1e-3)
+
+
+def small_greedy(model):
+    """Return log P of the greedy string of each crop at the size of a first look."""
+    small = _at(model, glance=0, short_side=model.settings.glance)
+    groups = [make_groups([Noise().crop(i, None)], small.settings, small.alphabet)[0] for i in range(len(Noise()))]
+    with torch.no_grad():
+        return [small.greedy_from(small.features(group.images))[0][1] for group in groups]
+
+
+def test_several_candidates_or_models_take_no_first_look(glancing, monkeypatch):
+    monkeypatch.setattr(predict, "SURE", 0.0)
+    full = _at(glancing, glance=0)
+    for asked in (3, 1):
+        models = [glancing] * (1 if asked == 3 else 2)
+        plain = read_crops([full] * len(models), Noise(), asked, accelerator=make_accelerator("float32"))
+        found = read_crops(models, Noise(), asked, accelerator=make_accelerator("float32"))
+        assert all(_same(a, b) for a, b in zip(found, plain, strict=True))
 
 
 class _Only:

@@ -31,7 +31,7 @@ from hangul_ocr.synthesis import competition, effects, fonts, phrases
 from hangul_ocr.synthesis.competition import make_competition, training_stream_sources
 from hangul_ocr.synthesis.fonts import FontFace, family_share, find_fonts, inspect_font, split_families
 from hangul_ocr.synthesis.renderer import Renderer
-from hangul_ocr.synthesis.stream import synthetic_sources
+from hangul_ocr.synthesis.stream import drawn_short_side, synthetic_sources
 from hangul_ocr.synthesis.style import EFFECTS, Style
 from hangul_ocr.synthesis.words import (
     LONGEST,
@@ -513,6 +513,14 @@ def _texts_and_images(crops, count):
     rng = np.random.default_rng(0)
     found = [crops.crop(index, rng) for index in range(count)]
     return [(crop.text, crop.image.tobytes()) for crop in found]
+
+
+def test_a_stream_s_crops_are_as_high_as_the_network_takes_them():
+    assert [drawn_short_side(network) for network in (16, 32, 48)] == [(28, 44), (28, 44), (28, 66)]
+    stream, _ = synthetic_sources(None, 3, short_side=drawn_short_side(48))
+    sides = [min(stream.crop(index, None).image.shape[:2]) for index in range(60)]
+    assert 60 < max(sides) <= 66
+    assert min(sides) < 34
 
 
 def test_a_stream_draws_what_the_run_s_alphabet_has_beside_the_default_one(capsys):

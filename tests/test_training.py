@@ -241,6 +241,15 @@ def test_a_block_has_all_its_steps_even_if_one_crop_is_very_long():
         assert len(TrainingBlocks(MODEL, ALPHABET, 3, 0, real=OneLong(), process=process)[0]) == STEPS_PER_BLOCK
 
 
+def test_a_share_of_the_blocks_shows_the_same_crops_at_the_size_of_a_first_look():
+    model = replace(MODEL, short_side=48, glance=32)
+    full, mixed = (TrainingBlocks(model, ALPHABET, 8, 0, real=Digits(), glance_share=share) for share in (0.0, 0.5))
+    sides = [{min(group.images.shape[1:3]) for step in mixed[n] for group in step} for n in range(4)]
+    assert sides == [{48}, {32}, {48}, {32}]
+    assert [sorted(keys_of(mixed[n])) for n in range(2)] == [sorted(keys_of(full[n])) for n in range(2)]
+    assert all(group.frames.shape[1] == max(group.images.shape[1:3]) // 8 for step in mixed[1] for group in step)
+
+
 def test_every_group_has_one_shape_in_one_direction():
     for step in TrainingBlocks(MODEL, ALPHABET, 8, 0, real=Digits())[0]:
         for group in step:

@@ -32,11 +32,10 @@ class ModelSettings:
     Along the text it is drawn out by ``stretch``, which gives the network more time steps for each character.
     With ``fixed_width`` every crop, whatever its ratio, is squeezed to ``short_side`` x ``fixed_width``. Pixels are
     brought to zero mean and unit spread by ``crop``, or from 0..255 to -1..1 (``fixed``). Without ``stem_pool`` a
-    ResNet halves its map once less at the start and once more later: finer strokes, dearer. With ``glance`` (a smaller
-    short side; 0: none) every second block of training shows crops at that size, and ``hangul-ocr predict`` looks so at
-    every crop first and at full size where it is not sure. ``backbone`` is a timm name
-    or one of Clova AI's: clova_vgg, clova_rcnn, clova_resnet, whose sequence models are ``clova_bilstm`` and
-    ``identity`` and whose attention is ``lstm_attention``.
+    ResNet halves its map once less at the start and once more later: finer strokes, dearer. ``glance`` is a smaller
+    short side (0: none) at which one model alone looks at every crop first, and at full size only where it is not sure.
+    ``backbone`` is a timm name or one of Clova AI's: clova_vgg, clova_rcnn, clova_resnet, whose sequence models are
+    ``clova_bilstm`` and ``identity`` and whose attention is ``lstm_attention``.
     """
 
     rectifier: str = "none"
@@ -122,7 +121,8 @@ class TrainingSettings:
     learning rate, and each layer of the backbone at ``layer_decay`` times the rate of the one after it. All rates are
     multiplied by the share of the validation crops that are misread at the start, to the power of ``rate_by_error`` (0:
     not at all): weights that can read a competition's crops already need not move far. Without validation crops all
-    count as misread, and never less than two in a hundred.
+    count as misread, and never less than two in a hundred. ``glance_share`` of the blocks of steps show their crops at
+    the network's ``glance``, if it has one.
     """
 
     steps: int = 1000
@@ -144,6 +144,7 @@ class TrainingSettings:
     layer_decay: float = 1.0
     rate_by_error: float = 0.0
     synthetic_share: float = 0.0
+    glance_share: float = 0.0
     validate_every: int = 250
     save_every: int = 250
     workers: int = 1
@@ -163,7 +164,7 @@ class TrainingSettings:
         for name in ("warmup", "ema_decay", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 _refuse(name, getattr(self, name), "from 0 to below 1")
-        for name in ("synthetic_share", "join_share", "backbone_rate", "layer_decay"):
+        for name in ("synthetic_share", "glance_share", "join_share", "backbone_rate", "layer_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 _refuse(name, getattr(self, name), "from 0 to 1")
 

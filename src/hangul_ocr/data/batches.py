@@ -137,8 +137,8 @@ class TrainingBlocks(Dataset):
 
     Crops come from ``real`` in a new order each epoch and, for ``synthetic_share`` of them, from ``synthetic``. With
     ``real_weights`` (N,) an epoch draws real crops by these probabilities instead; ``join_share`` of the real crops
-    have another one joined to them. With ``model.glance`` every second block shows its crops at that size. Raises
-    ``HangulOcrError`` for fewer crops in a step than processes.
+    have another one joined to them. ``glance_share`` of the blocks show their crops at the size of the model's
+    ``glance``. Raises ``HangulOcrError`` for fewer crops in a step than processes.
     """
 
     def __init__(
@@ -152,12 +152,13 @@ class TrainingBlocks(Dataset):
         synthetic: CropSource | None = None,
         synthetic_share: float = 1.0,
         join_share: float = 0.0,
+        glance_share: float = 0.0,
         real_weights: np.ndarray | None = None,
         process: tuple[int, int] = (0, 1),
     ) -> None:
         self.model, self.alphabet, self.seed = model, alphabet, seed
         self.real, self.synthetic, self.process = real, synthetic, process
-        self.join_share, self.real_weights = join_share, real_weights
+        self.join_share, self.glance_share, self.real_weights = join_share, glance_share, real_weights
         if crops_per_step < process[1]:
             raise HangulOcrError(
                 f"crops_per_step = {crops_per_step}: fewer than the {process[1]} processes; raise it, or start fewer"
@@ -171,10 +172,14 @@ class TrainingBlocks(Dataset):
         rank, world = self.process
         lost: list[str] = []
         crops = [self._crop(block, place, lost) for place in range(rank, self.n_real + self.n_synthetic, world)]
-        steps = _steps(crops, self.model.glancing if block % 2 else self.model, self.alphabet)
+        steps = _steps(crops, self.model.glancing if self._is_glance(block) else self.model, self.alphabet)
         steps[0][0] = replace(steps[0][0], lost=tuple(lost))
         order = np.random.default_rng([self.seed, block]).permutation(len(steps))
         return [steps[i] for i in order]
+
+    def _is_glance(self, block: int) -> bool:
+        """Spread ``glance_share`` of the blocks evenly."""
+        return int((block + 1) * self.glance_share) > int(block * self.glance_share)
 
     def _crop(self, block: int, place: int, lost: list[str]) -> Crop:
         rng = np.random.default_rng([self.seed, block, place])

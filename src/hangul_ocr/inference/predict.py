@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -33,6 +34,8 @@ from hangul_ocr.workspace import atomic_write_text, make_accelerator
 BLANK = np.full((32, 32, 3), 127, np.uint8)
 CHUNK = 512
 LARGEST_BATCH = 128
+#: A first look decides where its string has at least this probability (benchmarks/LOG.md).
+SURE = 0.9
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,8 @@ def read_crops(
     scored by every model; with ``fusion``, found and weighed with it.
 
     ``views`` names for each model the view that it sees (default: all the crop as it is). With ``parts``, readings that
-    are there are taken from there, and new ones kept there.
+    are there are taken from there, and new ones kept there. A model alone, asked for one string, looks at every crop
+    at its ``glance`` first, if it has one, and at full size where it is not sure.
     """
     accelerator = accelerator or make_accelerator()
     models = [model.to(accelerator.device).eval() for model in models]
@@ -194,10 +198,11 @@ def read_crops(
     spans = _spans(source)
     found = {i: readings for i, span in enumerate(spans) if parts and (readings := parts.load(i, len(span)))}
     missing = [i for i in range(len(spans)) if i not in found]
+    read = _read_at_a_glance if _glances(readers, candidates, fusion) else _read_closely
     with tqdm(total=len(source), desc=progress, mininterval=1) as bar, fused(models, fusion):
         bar.update(sum(map(len, found.values())))
         for i, crops in zip(missing, _chunks(source, [spans[i] for i in missing]), strict=True):
-            found[i] = _read_chunk(readers, crops, candidates, accelerator)
+            found[i] = read(readers, crops, candidates, accelerator)
             if parts:
                 parts.save(i, found[i])
             bar.update(len(crops))
@@ -236,7 +241,38 @@ Reader = tuple[Recognizer, str]
 Seen = list[tuple[list[int], torch.Tensor]]
 
 
-def _read_chunk(
+def _glances(readers: Sequence[Reader], candidates: int, fusion: Fusion | None) -> bool:
+    (model, name), others = readers[0], readers[1:]
+    return bool(model.settings.glance) and not others and name == PLAIN and candidates == 1 and fusion is None
+
+
+def _read_at_a_glance(
+    readers: Sequence[Reader], crops: list[Crop], candidates: int, accelerator: Accelerator
+) -> list[Reading]:
+    """Return one model's reading for each crop: by a look at its small size, or a closer one where that is not sure."""
+    found = _sure_readings(readers[0][0], crops, accelerator)
+    left = [place for place in range(len(crops)) if place not in found]
+    doubtful = [replace(crops[place], key=str(i)) for i, place in enumerate(left)]
+    found.update(zip(left, _read_closely(readers, doubtful, candidates, accelerator), strict=True))
+    return [found[place] for place in range(len(crops))]
+
+
+def _sure_readings(model: Recognizer, crops: list[Crop], accelerator: Accelerator) -> dict[int, Reading]:
+    small = copy.copy(model)  # the same weights
+    small.settings = model.settings.glancing
+    batches = _batches([(small, PLAIN)], crops)[_input_kind(small, PLAIN)]
+    found: dict[int, tuple[str, float]] = {}
+    with accelerator.autocast():
+        for places, features in _features(small, batches, accelerator):
+            found.update(zip(places, small.greedy_from(features), strict=True))
+    return {
+        place: Reading([text], np.array([[value]]), [text])
+        for place, (text, value) in found.items()
+        if value >= math.log(SURE)
+    }
+
+
+def _read_closely(
     readers: Sequence[Reader], crops: list[Crop], candidates: int, accelerator: Accelerator
 ) -> list[Reading]:
     """Return a reading for each crop: first every reader's candidates, then every reader's score of their union."""

@@ -80,6 +80,11 @@ class Recognizer(nn.Module):
         return [[(self.alphabet.decode(c), p) for c, p in rows] for rows in found]
 
     @torch.no_grad()
+    def greedy_from(self, features: Tensor) -> list[tuple[str, float]]:
+        """Return the string that each crop's ``features`` (N, T, D) give greedily, and its log probability."""
+        return [(self.alphabet.decode(classes), value) for classes, value in self.decoder.greedy(features)]
+
+    @torch.no_grad()
     def score(self, images: Tensor, strings: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return log P(string | crop) for each crop's own list of strings; -inf where the alphabet cannot write one."""
         return self.score_from(self.features(images), strings)

@@ -221,6 +221,7 @@ def _blocks(run: Run, stage: TrainingSettings, seed: int, **sources: Any) -> Tra
         seed,
         synthetic_share=stage.synthetic_share,
         join_share=stage.join_share,
+        glance_share=stage.glance_share,
         process=process,
         **sources,
     )
