@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pickle
+import re
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -235,7 +236,7 @@ def test_every_syllable_of_ks_x_1001_is_reachable(words):
     assert set(ksx1001_syllables()) <= seen
 
 
-@pytest.mark.parametrize(("mix", "checksum"), [(Mix(), 2593565548), (TRAINING, 1918783001)])
+@pytest.mark.parametrize(("mix", "checksum"), [(Mix(), 2593565548), (TRAINING, 909144913)])
 def test_a_seed_draws_the_labels_that_it_always_drew(mix, checksum):
     nouns = tuple(a + b for a in "가나다라마바사" for b in "각난닫랄맘")
     source = WordSource(Words({"noun": nouns}, verbs=("먹는", "갑니다"), latin=("cafe",)), mix, Side(0.2, 0))
@@ -329,6 +330,16 @@ def test_signs_name_shops_roads_dishes_and_books_with_the_sources_nouns():
     assert {form.format("책책", "책책") for form in phrases.TITLES} <= found
     assert all("책" in text and text == text.strip() and len(text) <= LONGEST for text in found)
     assert not Alphabet.for_texts().missing("".join(found))
+
+
+def test_labels_name_what_goods_say_with_the_sources_nouns():
+    rng = np.random.default_rng(0)
+    found = {phrases.label(lambda length, rng: "책" * length, rng) for _ in range(6000)}
+    assert {form.format("책책") for form in phrases.ADVICE} <= found
+    assert {re.split("[: ]", text)[0] for text in found} >= set(phrases.KEYS)
+    assert {"(주)책책", "책책(주)", "주식회사 책책"} <= found
+    assert sum(bool(re.fullmatch(r"([A-Z]{1,4}-?[0-9]{1,3}-?){2,}", text)) for text in found) > 100
+    assert sum(bool(re.search(r"[0-9]\([0-9]+\)", text)) for text in found) > 30
 
 
 @pytest.mark.parametrize("make", [phrases.number, lambda rng: phrases.latin(["cafe", "open"], rng)])

@@ -144,7 +144,7 @@ class TrainingSettings:
     layer_decay: float = 1.0
     rate_by_error: float = 0.0
     synthetic_share: float = 0.0
-    glance_share: float = 0.0
+    glance_share: float = 0.5
     validate_every: int = 250
     save_every: int = 250
     workers: int = 1

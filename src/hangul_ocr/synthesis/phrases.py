@@ -51,6 +51,18 @@ _TITLES = """
 {} 그리고 {}|{}, {}|세상의 모든 {}|{}에서 온 편지|{} 없는 날
 """
 TITLES = tuple(_TITLES.strip().replace("\n", "|").split("|"))
+# What goods say of themselves before a colon, and what their small print asks for or forbids.
+_KEYS = """
+제조일 제조일자 유통기한 소비기한 제조원 제조국 판매원 수입원 원산지 품명 품번 제품명 모델명 규격 내용량 용량 중량 소재
+색상 치수 사이즈 호칭 가격 전화 주소 문의 고객센터 보관방법 사용방법 세탁방법 원재료명 성분 혼용률 겉감 안감 등급
+포장재질
+"""
+KEYS = tuple(_KEYS.split())
+_ADVICE = """
+{} 금지|{} 불가|{} 가능|{} 주의|{} 엄금|{} 필수|{} 제외|{} 포함|{} 별도|{} 시 주의사항|{} 후 사용|{}에 보관
+{}에 주의하십시오.|{}하지 마십시오.|{}에서 멀리 두십시오.|{}하여 주십시오.|{}만 가능합니다.|{}에는 쓰지 마십시오.
+"""
+ADVICE = tuple(_ADVICE.strip().replace("\n", "|").split("|"))
 EMPHASIS = ("!", "!", "?", ".", ".", ",", "~", "!!", "...", ":")
 BRACKETS = (("(", ")"), ("(", ")"), ("[", "]"), ("<", ">"), ("'", "'"), ('"', '"'), ("‘", "’"), ("“", "”"))
 JOINS = ("/", "·", "·", "&", "-", "+", ",", "~", " & ", " / ", " · ", " - ", ", ")
@@ -149,6 +161,53 @@ def _title(word: WordMaker, rng: np.random.Generator) -> str:
 _SIGNS = (_shop, _road, _menu, _title)
 
 
+def label(word: WordMaker, rng: np.random.Generator) -> str:
+    """Return what is printed on goods: 제조일:2031.07, RX52KP08 BK 240, 95(100), (주)늘봄, 세탁기 사용 금지."""
+    return _LABELS[int(rng.integers(len(_LABELS)))](word, rng)
+
+
+def _entry(word: WordMaker, rng: np.random.Generator) -> str:
+    values = (_date, _date, _count, _article, _telephone, _digits)
+    value = values[int(rng.integers(len(values)))](rng) if rng.random() < 0.6 else word(int(rng.integers(2, 6)), rng)
+    return _pick(KEYS, rng) + _pick((":", ":", ": ", " : ", " "), rng) + value
+
+
+def _articles(word: WordMaker, rng: np.random.Generator) -> str:
+    parts = [_article(rng), _letters(rng, 2), _digits(rng)]
+    return " ".join(parts[: int(rng.integers(1, 4))])
+
+
+def _advice(word: WordMaker, rng: np.random.Generator) -> str:
+    text = _pick(ADVICE, rng).format(word(int(rng.integers(2, 6)), rng))
+    chance = rng.random()
+    if chance < 0.2:
+        return f"({text})"
+    return _pick(BULLETS, rng) + text if chance < 0.35 else text
+
+
+def _maker(word: WordMaker, rng: np.random.Generator) -> str:
+    name = word(int(rng.integers(2, 6)), rng) if rng.random() < 0.6 else _letters(rng, 4)
+    return _pick((f"(주){name}", f"(주){name}", f"{name}(주)", f"주식회사 {name}"), rng)
+
+
+def _article(rng: np.random.Generator) -> str:
+    """Return an article's number or a size: letters and digits in turn, 95(100), S(44-55)."""
+    size = int(rng.integers(1, 120))
+    if rng.random() < 0.2:
+        return _pick(
+            (f"{size}({size + 5})", f"{size:03d}({size // 2})", f"{_letters(rng, 2)}({size}-{size + 11})"), rng
+        )
+    turns = [_letters(rng, 4) + _digits(rng)[:3] for _ in range(int(rng.integers(1, 4)))]
+    return _pick(("", "", "", "-"), rng).join(turns)
+
+
+def _letters(rng: np.random.Generator, most: int) -> str:
+    return "".join(chr(65 + int(i)) for i in rng.integers(26, size=int(rng.integers(1, most + 1))))
+
+
+_LABELS = (_entry, _entry, _articles, _advice, _advice, _maker)
+
+
 def number(rng: np.random.Generator) -> str:
     """Return a count with its unit, a price, a date, a time, a telephone number, a range, a code, or plain digits."""
     return _NUMBERS[int(rng.integers(len(_NUMBERS)))](rng)
@@ -204,7 +263,7 @@ def _range(rng: np.random.Generator) -> str:
 
 def _code(rng: np.random.Generator) -> str:
     """Return a model or line name: A-12, DX300, B1F, No.7."""
-    letters = "".join(chr(65 + int(i)) for i in rng.integers(26, size=int(rng.integers(1, 5))))
+    letters = _letters(rng, 4)
     digits = "".join(map(str, rng.integers(10, size=int(rng.integers(1, 5)))))
     return _pick(
         (f"{letters}-{digits}", f"{letters}{digits}", f"{letters} {digits}", f"B{digits[0]}F", f"No.{digits}"), rng

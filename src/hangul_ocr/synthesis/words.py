@@ -90,8 +90,8 @@ class Mix:
 
     ``syllables`` are random ones, so that each of KS X 1001's occurs; ``phrases`` hold particles, endings and marks;
     ``joined`` two words with a mark between; ``signs`` are names of shops, stations and roads, dishes and book titles;
-    ``numbers`` prices, dates, telephones; ``latin`` Latin words; ``all_syllables`` are random ones of all 11,172;
-    ``extra`` are words with one character of the source's ``extra``.
+    ``labels`` what is printed on goods; ``numbers`` prices, dates, telephones; ``latin`` Latin words;
+    ``all_syllables`` are random ones of all 11,172; ``extra`` are words with one character of the source's ``extra``.
     """
 
     syllables: float = 0.0
@@ -102,10 +102,11 @@ class Mix:
     all_syllables: float = 0.0
     extra: float = 0.0
     signs: float = 0.0
+    labels: float = 0.0
 
 
 COMPETITION = Mix()
-TRAINING = Mix(syllables=0.16, phrases=0.26, joined=0.03, signs=0.08, numbers=0.09, latin=0.1)
+TRAINING = Mix(syllables=0.16, phrases=0.26, joined=0.03, signs=0.08, labels=0.06, numbers=0.09, latin=0.1)
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class WordSource:
             (mix.phrases, lambda: phrases.phrase(_phrase_length(rng), word, self.words.verbs, self.words.latin, rng)),
             (mix.joined, lambda: phrases.joined(word, rng)),
             (mix.signs, lambda: phrases.sign(word, rng)),
+            (mix.labels, lambda: phrases.label(word, rng)),
             (mix.numbers, lambda: phrases.number(rng)),
             (mix.latin, lambda: phrases.latin(self.words.latin, rng)),
             (mix.all_syllables, lambda: self._label(_any_word, rng)),
