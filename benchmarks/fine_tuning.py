@@ -38,7 +38,7 @@ from hangul_ocr.models.checkpoint import load_model, read_header
 from hangul_ocr.settings import Settings, preset
 from hangul_ocr.steps import Prepared, prepare
 from hangul_ocr.synthesis.competition import make_competition
-from hangul_ocr.synthesis.stream import synthetic_sources
+from hangul_ocr.synthesis.stream import drawn_short_side, synthetic_sources
 from hangul_ocr.training.kfold import fold_rows, open_run, train_fold
 from hangul_ocr.training.loop import read_groups
 from hangul_ocr.weights import shipped_weights
@@ -97,7 +97,8 @@ def run_variant(text: str, seed: int, steps: int, workspace: Workspace, prepared
     settings = _settings(text, seed, steps)
     with tempfile.TemporaryDirectory() as folder:
         run = open_run(Path(folder) / "run", settings, prepared.alphabet)
-        stream, _ = synthetic_sources(prepared.competition.folder, seed + 1)
+        drawn = drawn_short_side(settings.model.short_side)
+        stream, _ = synthetic_sources(prepared.competition.folder, seed + 1, short_side=drawn)
         result = train_fold(run, 0, prepared.train, prepared.folds, stream, run.pretrained)
         accelerator = make_accelerator("float32")
         model = load_model(result.best, accelerator.device)
