@@ -162,7 +162,8 @@ def run_variant(text: str, seed: int, arguments: argparse.Namespace, sample: Pat
     seed_everything(seed)
     model = Recognizer(settings.model, alphabet)
     groups = fixed_groups(validation, settings.model, alphabet)
-    blocks = TrainingBlocks(settings.model, alphabet, stage.crops_per_step, seed, synthetic=stream)
+    share, n = stage.glance_share, stage.crops_per_step
+    blocks = TrainingBlocks(settings.model, alphabet, n, seed, synthetic=stream, glance_share=share)
     with tempfile.TemporaryDirectory() as folder:
         accelerator = make_accelerator(stage.number_type)
         result = Stage(text, model, blocks, groups, stage, Path(folder), accelerator).run()

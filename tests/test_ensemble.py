@@ -128,20 +128,22 @@ def _same(one, two):
 def test_a_first_look_decides_where_it_is_sure_and_a_closer_one_elsewhere(glancing, monkeypatch):
     full, small = _read_alone(_at(glancing, glance=0)), _read_alone(_at(glancing, glance=0, short_side=16))
     assert not any(_same(a, b) for a, b in zip(full, small, strict=True))
-    values = sorted(small_greedy(glancing))
-    middle = (values[10] + values[11]) / 2
+    values = _greedy_at_a_glance(glancing)
+    middle = sum(sorted(values)[10:12]) / 2
     monkeypatch.setattr(predict, "SURE", math.exp(middle))
-    found = _read_alone(glancing)
-    sure = [value >= middle for value in small_greedy(glancing)]
-    assert 0 < sum(sure) < len(sure)
-    for reading, decided, close in zip(found, sure, full, strict=True):
-        assert _same(reading, close) is not decided
-    for reading, value, decided in zip(found, small_greedy(glancing), sure, strict=True):
-        if decided:
-            assert reading.scores.item() == pytest.approx(value, abs=1e-3)
+    for reading, value, close in zip(_read_alone(glancing), values, full, strict=True):
+        assert _same(reading, close) is (value < middle)
+        assert value < middle or reading.scores.item() == pytest.approx(value, abs=1e-3)
 
 
-def small_greedy(model):
+def test_a_first_look_may_decide_everything(glancing, monkeypatch):
+    monkeypatch.setattr(predict, "SURE", 1e-300)
+    monkeypatch.setattr(glancing, "candidates_from", None)  # no closer look asks for these
+    scores = [reading.scores.item() for reading in _read_alone(glancing)]
+    assert scores == pytest.approx(_greedy_at_a_glance(glancing), abs=1e-3)
+
+
+def _greedy_at_a_glance(model):
     """Return log P of the greedy string of each crop at the size of a first look."""
     small = _at(model, glance=0, short_side=model.settings.glance)
     groups = [make_groups([Noise().crop(i, None)], small.settings, small.alphabet)[0] for i in range(len(Noise()))]
@@ -149,14 +151,18 @@ def small_greedy(model):
         return [small.greedy_from(small.features(group.images))[0][1] for group in groups]
 
 
-def test_several_candidates_or_models_take_no_first_look(glancing, monkeypatch):
-    monkeypatch.setattr(predict, "SURE", 0.0)
-    full = _at(glancing, glance=0)
-    for asked in (3, 1):
-        models = [glancing] * (1 if asked == 3 else 2)
-        plain = read_crops([full] * len(models), Noise(), asked, accelerator=make_accelerator("float32"))
-        found = read_crops(models, Noise(), asked, accelerator=make_accelerator("float32"))
-        assert all(_same(a, b) for a, b in zip(found, plain, strict=True))
+@pytest.mark.parametrize(
+    ("models", "asked"), [(1, {"candidates": 3}), (2, {}), (1, {"views": ["shifted"]}), (1, {"fusion": True})]
+)
+def test_more_models_strings_views_or_a_language_model_take_no_first_look(glancing, monkeypatch, models, asked):
+    monkeypatch.setattr(predict, "SURE", 1e-300)
+    bonus = DecodingSettings(length_bonus=0.5)
+    wanted = {"candidates": 1, "accelerator": make_accelerator("float32")} | asked
+    if "fusion" in asked:
+        wanted["fusion"] = make_fusion(bonus, ["가나"], glancing.alphabet.characters)
+    plain = read_crops([_at(glancing, glance=0)] * models, Noise(), **wanted)
+    found = read_crops([glancing] * models, Noise(), **wanted)
+    assert all(_same(a, b) for a, b in zip(found, plain, strict=True))
 
 
 class _Only:

@@ -26,6 +26,7 @@ from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.results import RESCORED, scores_by_part, write_record
 from hangul_ocr.session import run_name
 from hangul_ocr.settings import DecodingSettings, Settings, TrainingSettings, load_settings, preset
+from hangul_ocr.training import kfold
 from hangul_ocr.training.kfold import Run, load_run, open_run
 from hangul_ocr.training.loop import BEST, LAST, Progress
 from hangul_ocr.workspace import Workspace
@@ -144,6 +145,18 @@ def test_a_stage_is_finished_by_its_blocks_or_its_clock(tmp_path):
     assert steps.finished_stage(stage_on_disk(tmp_path / "c", block=1, step=8, seconds=60), stage).finished
 
 
+def test_stages_draw_crops_as_high_as_the_network_and_show_a_share_at_its_first_look(workspace, mini_competition):
+    model = replace(SMOKE.model, short_side=48, glance=32)
+    settings = replace(SMOKE, model=model, pretraining=replace(SMOKE.pretraining, glance_share=0.25))
+    prepared = steps.prepare(read_competition(mini_competition), workspace, settings)
+    run = steps.start_run(workspace, prepared, settings, "glancing")
+    stream, _ = steps._synthetic(run, prepared, 0)
+    assert stream.renderer.style.short_side == (28, 66)
+    blocks = kfold._blocks(run, settings.pretraining, 0, synthetic=stream)
+    sides = [{min(group.images.shape[1:3]) for step in blocks[n] for group in step} for n in (2, 3)]
+    assert sides == [{48}, {32}]
+
+
 def test_estimates_are_none_without_a_clock(tmp_path, capsys):
     run = Run(tmp_path, SMOKE, alphabet=None)
     assert steps.estimated_seconds(run) == {"pretrain": None, "train": None}
@@ -169,6 +182,18 @@ def test_estimates_are_none_without_a_clock(tmp_path, capsys):
         ({"model": {"short_side": 40}}, "model: short_side = 40: must be a multiple of 16"),
         ({"model": {"glance": 24}}, "model: glance = 24: must be 0, or less than short_side and a multiple of 16"),
         ({"model": {"glance": 32}}, "model: glance = 32: must be 0, or less than short_side"),
+        ({"model": {"glance": -16}}, "model: glance = -16: must be 0, or less"),
+        (
+            {
+                "model": {
+                    "backbone": "clova_vgg",
+                    "backbone_args": {"output_channel": 8},
+                    "short_side": 64,
+                    "glance": 16,
+                }
+            },
+            "model: glance = 16: must be 0, or less than short_side and a multiple of 32",
+        ),
         ({"pretraining": {"glance_share": 2}}, "pretraining: glance_share = 2: must be from 0 to 1"),
         ({"pretraining": {"steps": 0}}, "pretraining: steps = 0"),
         ({"pretraining": {"stepz": 1}}, "pretraining: unknown name 'stepz'"),

@@ -71,6 +71,9 @@ class ModelSettings:
             _refuse("stretch", self.stretch, "from 0.5 to 4")
         if not 0 <= self.joint_share <= 1:
             _refuse("joint_share", self.joint_share, "from 0 to 1")
+        unit = 32 if self.backbone in CLOVA_STEPS else 2 * self.along_stride
+        if self.glance % unit or not 0 <= self.glance < self.short_side:
+            _refuse("glance", self.glance, f"0, or less than short_side and a multiple of {unit}")
         if self.decoder == "lstm_attention" and self.classifier != "dense":
             _refuse("classifier", self.classifier, "dense, with decoder lstm_attention")
         if self.backbone in CLOVA_STEPS:
@@ -84,8 +87,6 @@ class ModelSettings:
                 _refuse("short_side", self.short_side, f"32 or a multiple of it, with {self.backbone}")
         elif self.short_side % (2 * self.along_stride):
             _refuse("short_side", self.short_side, f"a multiple of {2 * self.along_stride}, twice along_stride")
-        elif self.glance % (2 * self.along_stride) or not 0 <= self.glance < self.short_side:
-            _refuse("glance", self.glance, f"0, or less than short_side and a multiple of {2 * self.along_stride}")
         elif self.fixed_width % self.along_stride:
             _refuse("fixed_width", self.fixed_width, f"0 or a multiple of {self.along_stride}, the along_stride")
 

@@ -43,7 +43,7 @@ from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.decoding import LANGUAGE, decoding_facts, make_fusion
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
 from hangul_ocr.inference.parts import Parts, forget_parts
-from hangul_ocr.inference.predict import CHUNK, predictions_frame, read_crops, save_candidates
+from hangul_ocr.inference.predict import CHUNK, SURE, predictions_frame, read_crops, save_candidates
 from hangul_ocr.inference.submission import (
     CHANGES,
     LOG,
@@ -638,6 +638,7 @@ def reading_facts(
         "device": pick_device(),
         "threads": torch.get_num_threads(),  # sums are rounded otherwise by another number of them
         "chunk": CHUNK,
+        "sure": SURE,
     }
 
 

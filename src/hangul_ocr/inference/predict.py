@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -198,11 +197,10 @@ def read_crops(
     spans = _spans(source)
     found = {i: readings for i, span in enumerate(spans) if parts and (readings := parts.load(i, len(span)))}
     missing = [i for i in range(len(spans)) if i not in found]
-    read = _read_at_a_glance if _glances(readers, candidates, fusion) else _read_closely
     with tqdm(total=len(source), desc=progress, mininterval=1) as bar, fused(models, fusion):
         bar.update(sum(map(len, found.values())))
         for i, crops in zip(missing, _chunks(source, [spans[i] for i in missing]), strict=True):
-            found[i] = read(readers, crops, candidates, accelerator)
+            found[i] = _read_chunk(readers, crops, candidates, fusion, accelerator)
             if parts:
                 parts.save(i, found[i])
             bar.update(len(crops))
@@ -241,30 +239,30 @@ Reader = tuple[Recognizer, str]
 Seen = list[tuple[list[int], torch.Tensor]]
 
 
-def _glances(readers: Sequence[Reader], candidates: int, fusion: Fusion | None) -> bool:
-    (model, name), others = readers[0], readers[1:]
-    return bool(model.settings.glance) and not others and name == PLAIN and candidates == 1 and fusion is None
-
-
-def _read_at_a_glance(
-    readers: Sequence[Reader], crops: list[Crop], candidates: int, accelerator: Accelerator
+def _read_chunk(
+    readers: Sequence[Reader], crops: list[Crop], candidates: int, fusion: Fusion | None, accelerator: Accelerator
 ) -> list[Reading]:
-    """Return one model's reading for each crop: by a look at its small size, or a closer one where that is not sure."""
-    found = _sure_readings(readers[0][0], crops, accelerator)
-    left = [place for place in range(len(crops)) if place not in found]
+    """Return a reading for each crop; where a first look is enough for some, the others alone are read closely."""
+    sure = _sure_readings(readers[0][0], crops, accelerator) if _glances(readers, candidates, fusion) else {}
+    left = [place for place in range(len(crops)) if place not in sure]
     doubtful = [replace(crops[place], key=str(i)) for i, place in enumerate(left)]
-    found.update(zip(left, _read_closely(readers, doubtful, candidates, accelerator), strict=True))
+    found = sure | dict(zip(left, _read_closely(readers, doubtful, candidates, accelerator), strict=True))
     return [found[place] for place in range(len(crops))]
 
 
+def _glances(readers: Sequence[Reader], candidates: int, fusion: Fusion | None) -> bool:
+    """Tell whether a first look may decide: one model is asked for one string, and nothing else weighs in on it."""
+    (model, name), others = readers[0], readers[1:]
+    alone = not others and name == PLAIN and fusion is None and not model.settings.joint_share
+    return alone and candidates == 1 and model.settings.glance > 0
+
+
 def _sure_readings(model: Recognizer, crops: list[Crop], accelerator: Accelerator) -> dict[int, Reading]:
-    small = copy.copy(model)  # the same weights
-    small.settings = model.settings.glancing
-    batches = _batches([(small, PLAIN)], crops)[_input_kind(small, PLAIN)]
+    groups = make_groups(crops, model.settings.glancing, model.alphabet)
     found: dict[int, tuple[str, float]] = {}
     with accelerator.autocast():
-        for places, features in _features(small, batches, accelerator):
-            found.update(zip(places, small.greedy_from(features), strict=True))
+        for places, features in _features(model, _split(groups), accelerator):
+            found.update(zip(places, model.greedy_from(features), strict=True))
     return {
         place: Reading([text], np.array([[value]]), [text])
         for place, (text, value) in found.items()
@@ -293,8 +291,12 @@ def _batches(readers: Sequence[Reader], crops: list[Crop]) -> dict[tuple, list[G
     for model, name in readers:
         if _input_kind(model, name) not in batches:
             groups = make_groups([view(crop, name) for crop in crops], model.settings, model.alphabet)
-            batches[_input_kind(model, name)] = [part for group in groups for part in split_group(group, LARGEST_BATCH)]
+            batches[_input_kind(model, name)] = _split(groups)
     return batches
+
+
+def _split(groups: Sequence[Group]) -> list[Group]:
+    return [part for group in groups for part in split_group(group, LARGEST_BATCH)]
 
 
 def _input_kind(model: Recognizer, name: str) -> tuple:

@@ -53,11 +53,14 @@ class Layout:
 
 
 class GlyphCache:
-    """Draws glyphs and keeps the ``limit`` latest (about 2 kB each at 48 pixels an em, so 300 MB at the most)."""
+    """Draws glyphs and keeps the latest, of ``limit`` pixels together (a byte each, and some 400 beside each glyph).
 
-    def __init__(self, faces: Sequence[FontFace], limit: int = 150_000) -> None:
+    At 48 pixels an em a glyph has about 1,500, at 96 four times as many.
+    """
+
+    def __init__(self, faces: Sequence[FontFace], limit: int = 250_000_000) -> None:
         self.faces = list(faces)
-        self.limit = limit
+        self.limit, self._kept = limit, 0
         self._glyphs: OrderedDict[tuple[int, int, str], Glyph] = OrderedDict()
         self._fonts: dict[tuple[int, int], Face] = {}
 
@@ -76,8 +79,9 @@ class GlyphCache:
             self._glyphs.move_to_end(key)
             return glyph
         glyph = self._glyphs[key] = draw_glyph(self.face(number, size).font, character)
-        if len(self._glyphs) > self.limit:
-            self._glyphs.popitem(last=False)
+        self._kept += glyph.alpha.size
+        while self._kept > self.limit:
+            self._kept -= self._glyphs.popitem(last=False)[1].alpha.size
         return glyph
 
 

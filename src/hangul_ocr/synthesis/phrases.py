@@ -162,14 +162,14 @@ _SIGNS = (_shop, _road, _menu, _title)
 
 
 def label(word: WordMaker, rng: np.random.Generator) -> str:
-    """Return what is printed on goods: 제조일:2031.07, RX52KP08 BK 240, 95(100), (주)늘봄, 세탁기 사용 금지."""
+    """Return what is printed on goods: 제조일:2027.07, RX52KP08 BK 240, 95(100), (주)늘봄, 세탁기 금지."""
     return _LABELS[int(rng.integers(len(_LABELS)))](word, rng)
 
 
 def _entry(word: WordMaker, rng: np.random.Generator) -> str:
     values = (_date, _date, _count, _article, _telephone, _digits)
     value = values[int(rng.integers(len(values)))](rng) if rng.random() < 0.6 else word(int(rng.integers(2, 6)), rng)
-    return _pick(KEYS, rng) + _pick((":", ":", ": ", " : ", " "), rng) + value
+    return _pick(KEYS, rng) + _pick((":", ":", ": ", " "), rng) + value
 
 
 def _articles(word: WordMaker, rng: np.random.Generator) -> str:
