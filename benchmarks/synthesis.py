@@ -1,10 +1,10 @@
 """Crops a second of the generator on one core, beside a bare Pillow `ImageDraw.text` of the same words.
 
-``plain`` is clean text on a flat ground, ``signs`` every effect at its usual share, ``stream`` what training sees:
-small crops, a third of them clean, a quarter tall. Pillow draws the same labels in the same faces, black on white, at
-40 pixels: no layout, no effect, no known places. The variants go in turn, several times over, after a first round that
-fills the caches. With ``--trdg`` PyPI's TextRecognitionDataGenerator stands beside them: the same words and fonts,
-blurred and skewed at random (trdg_speed.py tells how to install it).
+``plain`` is clean text on a flat ground, ``signs`` every effect at its usual share, ``stream`` what training sees
+of networks of 32 pixels, and of 48: small crops, a third of them clean, a quarter tall. Pillow draws the same labels in
+the same faces, black on white, at 40 pixels: no layout, no effect, no known places. The variants go in turn, several
+times over, after a first round that fills the caches. With ``--trdg`` PyPI's TextRecognitionDataGenerator stands beside
+them: the same words and fonts, blurred and skewed at random (trdg_speed.py tells how to install it).
 
     python benchmarks/synthesis.py --json synthesis.json
     taskset -c 0 python benchmarks/synthesis.py --effects    # the cost of each effect alone, on every crop
@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 
 from hangul_ocr.synthesis.fonts import find_fonts
 from hangul_ocr.synthesis.renderer import Renderer
-from hangul_ocr.synthesis.stream import SHORT_SIDE
+from hangul_ocr.synthesis.stream import SHORT_SIDE, drawn_short_side
 from hangul_ocr.synthesis.style import EFFECTS, Style
 from hangul_ocr.synthesis.words import TRAINING, WordSource, load_words
 from hangul_ocr.workspace import atomic_write_text, describe_device
@@ -43,6 +43,7 @@ def drawers(effects: bool) -> dict[str, Callable[[int], object]]:
     else:
         signs = Style.signs(SHORT_SIDE)
         styles |= {"signs": replace(signs, clean=0.0), "stream": Style.training(SHORT_SIDE)}
+        styles |= {"stream of 48 pixels": Style.training(drawn_short_side(48))}
     renderers = {name: Renderer(faces, words, style, seed=1) for name, style in styles.items()}
     fonts = [face.load(40) for face in faces]
 

@@ -125,15 +125,17 @@ def _same(one, two):
     return one.strings == two.strings and np.allclose(one.scores, two.scores, atol=1e-3)
 
 
-def test_a_first_look_decides_where_it_is_sure_and_a_closer_one_elsewhere(glancing, monkeypatch):
-    full, small = _read_alone(_at(glancing, glance=0)), _read_alone(_at(glancing, glance=0, short_side=16))
-    assert not any(_same(a, b) for a, b in zip(full, small, strict=True))
+def test_a_first_look_decides_where_it_is_sure_and_both_sizes_elsewhere(glancing, monkeypatch):
+    sizes = [_at(glancing, glance=0), _at(glancing, glance=0, short_side=16)]
+    both = read_crops(sizes, Noise(), 1, accelerator=make_accelerator("float32"))
     values = _greedy_at_a_glance(glancing)
     middle = sum(sorted(values)[10:12]) / 2
     monkeypatch.setattr(predict, "SURE", math.exp(middle))
-    for reading, value, close in zip(_read_alone(glancing), values, full, strict=True):
-        assert _same(reading, close) is (value < middle)
-        assert value < middle or reading.scores.item() == pytest.approx(value, abs=1e-3)
+    for reading, value, closely in zip(_read_alone(glancing), values, both, strict=True):
+        if value < middle:
+            assert _same(reading, closely)
+        else:
+            assert reading.scores.item() == pytest.approx(value, abs=1e-3)
 
 
 def test_a_first_look_may_decide_everything(glancing, monkeypatch):
@@ -163,6 +165,18 @@ def test_more_models_strings_views_or_a_language_model_take_no_first_look(glanci
     plain = read_crops([_at(glancing, glance=0)] * models, Noise(), **wanted)
     found = read_crops([glancing] * models, Noise(), **wanted)
     assert all(_same(a, b) for a, b in zip(found, plain, strict=True))
+
+
+def test_the_smaller_view_is_the_size_of_a_first_look(glancing, models):
+    wanted = {"candidates": 3, "accelerator": make_accelerator("float32")}
+    plain = read_crops([_at(glancing, glance=0, short_side=16)], Noise(), **wanted)
+    assert all(map(_same, read_crops([glancing], Noise(), views=["smaller"], **wanted), plain))
+    without = models[0]
+    assert all(
+        map(
+            _same, read_crops([without], Noise(), views=["smaller"], **wanted), read_crops([without], Noise(), **wanted)
+        )
+    )
 
 
 class _Only:

@@ -827,7 +827,7 @@ def _add_common(parser: argparse.ArgumentParser, several: bool = False) -> None:
         parser.set_defaults(run="")
         text += "; named again, another member"
         parser.add_argument("--run", action="append", default=[], dest="runs", metavar="RUN", help=text)
-        text = "read each crop once more: shifted, wider, narrower, farther, closer, turned (with commas)"
+        text = "read each crop once more: shifted, wider, narrower, smaller, farther, closer, turned (with commas)"
         parser.add_argument("--views", default="", metavar="LIST", help=text)
     else:
         parser.add_argument("--run", default="", metavar="RUN", help=text)

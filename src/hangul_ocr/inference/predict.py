@@ -25,9 +25,10 @@ from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.inference.decoding import fused
 from hangul_ocr.inference.ensemble import Reading, combine, finite_scores, with_stand_ins
 from hangul_ocr.inference.parts import Parts
-from hangul_ocr.inference.views import PLAIN, view
+from hangul_ocr.inference.views import PLAIN, SMALLER, view
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
+from hangul_ocr.settings import ModelSettings
 from hangul_ocr.workspace import atomic_write_text, make_accelerator
 
 BLANK = np.full((32, 32, 3), 127, np.uint8)
@@ -189,7 +190,7 @@ def read_crops(
 
     ``views`` names for each model the view that it sees (default: all the crop as it is). With ``parts``, readings that
     are there are taken from there, and new ones kept there. A model alone, asked for one string, looks at every crop
-    at its ``glance`` first, if it has one, and at full size where it is not sure.
+    at its ``glance`` first, if it has one, and where it is not sure at full size, too: both count as members.
     """
     accelerator = accelerator or make_accelerator()
     models = [model.to(accelerator.device).eval() for model in models]
@@ -242,12 +243,12 @@ Seen = list[tuple[list[int], torch.Tensor]]
 def _read_chunk(
     readers: Sequence[Reader], crops: list[Crop], candidates: int, fusion: Fusion | None, accelerator: Accelerator
 ) -> list[Reading]:
-    """Return a reading for each crop; where a first look is enough for some, the others alone are read closely."""
-    sure = _sure_readings(readers[0][0], crops, accelerator) if _glances(readers, candidates, fusion) else {}
-    left = [place for place in range(len(crops)) if place not in sure]
-    doubtful = [replace(crops[place], key=str(i)) for i, place in enumerate(left)]
-    found = sure | dict(zip(left, _read_closely(readers, doubtful, candidates, accelerator), strict=True))
-    return [found[place] for place in range(len(crops))]
+    """Return a reading for each crop; where a first look may decide, only what it leaves is looked at closely."""
+    if _glances(readers, candidates, fusion):
+        return _read_at_two_sizes(readers[0][0], crops, accelerator)
+    batches = _batches(readers, crops)
+    seen = [_features(model, batches[_input_kind(model, name)], accelerator) for model, name in readers]
+    return _joined([model for model, _ in readers], seen, len(crops), candidates, accelerator)
 
 
 def _glances(readers: Sequence[Reader], candidates: int, fusion: Fusion | None) -> bool:
@@ -257,11 +258,22 @@ def _glances(readers: Sequence[Reader], candidates: int, fusion: Fusion | None) 
     return alone and candidates == 1 and model.settings.glance > 0
 
 
-def _sure_readings(model: Recognizer, crops: list[Crop], accelerator: Accelerator) -> dict[int, Reading]:
-    groups = make_groups(crops, model.settings.glancing, model.alphabet)
+def _read_at_two_sizes(model: Recognizer, crops: list[Crop], accelerator: Accelerator) -> list[Reading]:
+    """Return a reading for each crop: that of a first look, or where it is not sure, of both sizes together."""
+    glance = _features(model, _split(make_groups(crops, model.settings.glancing, model.alphabet)), accelerator)
+    sure = _sure_readings(model, glance, accelerator)
+    doubtful = [place for place in range(len(crops)) if place not in sure]
+    left = [replace(crops[place], key=str(i)) for i, place in enumerate(doubtful)]
+    close = _features(model, _split(make_groups(left, model.settings, model.alphabet)), accelerator)
+    readings = _joined([model, model], [close, _only(glance, doubtful)], len(left), 1, accelerator)
+    found = sure | dict(zip(doubtful, readings, strict=True))
+    return [found[place] for place in range(len(crops))]
+
+
+def _sure_readings(model: Recognizer, seen: Seen, accelerator: Accelerator) -> dict[int, Reading]:
     found: dict[int, tuple[str, float]] = {}
     with accelerator.autocast():
-        for places, features in _features(model, _split(groups), accelerator):
+        for places, features in seen:
             found.update(zip(places, model.greedy_from(features), strict=True))
     return {
         place: Reading([text], np.array([[value]]), [text])
@@ -270,19 +282,24 @@ def _sure_readings(model: Recognizer, crops: list[Crop], accelerator: Accelerato
     }
 
 
-def _read_closely(
-    readers: Sequence[Reader], crops: list[Crop], candidates: int, accelerator: Accelerator
+def _only(seen: Seen, wanted: Sequence[int]) -> Seen:
+    """Return what was seen of the ``wanted`` places alone, numbered in their order."""
+    number = {place: i for i, place in enumerate(wanted)}
+    rows = [[row for row, place in enumerate(places) if place in number] for places, _ in seen]
+    kept = [(places, features, at) for (places, features), at in zip(seen, rows, strict=True) if at]
+    return [([number[places[row]] for row in at], features[at]) for places, features, at in kept]
+
+
+def _joined(
+    models: Sequence[Recognizer], seen: Sequence[Seen], count: int, candidates: int, accelerator: Accelerator
 ) -> list[Reading]:
-    """Return a reading for each crop: first every reader's candidates, then every reader's score of their union."""
-    batches = _batches(readers, crops)
-    models = [model for model, _ in readers]
-    seen = [_features(model, batches[_input_kind(model, name)], accelerator) for model, name in readers]
+    """Return the readings of ``count`` crops: first every model's candidates, then its score of all that were found."""
     with accelerator.autocast():
         lists = [_candidates(model, features, candidates) for model, features in zip(models, seen, strict=True)]
-        unions = [_union([rows[i] for rows in lists]) for i in range(len(crops))]
+        unions = [_union([rows[i] for rows in lists]) for i in range(count)]
         scores = [_scores(*member, unions) for member in zip(models, seen, lists, strict=True)]
-    own = [[rows[i][0][0] for rows in lists] for i in range(len(crops))]
-    return [Reading(unions[i], np.array([rows[i] for rows in scores]), own[i]) for i in range(len(crops))]
+    own = [[rows[i][0][0] for rows in lists] for i in range(count)]
+    return [Reading(unions[i], np.array([rows[i] for rows in scores]), own[i]) for i in range(count)]
 
 
 def _batches(readers: Sequence[Reader], crops: list[Crop]) -> dict[tuple, list[Group]]:
@@ -290,7 +307,7 @@ def _batches(readers: Sequence[Reader], crops: list[Crop]) -> dict[tuple, list[G
     batches: dict[tuple, list[Group]] = {}
     for model, name in readers:
         if _input_kind(model, name) not in batches:
-            groups = make_groups([view(crop, name) for crop in crops], model.settings, model.alphabet)
+            groups = make_groups([view(crop, name) for crop in crops], _input_settings(model, name), model.alphabet)
             batches[_input_kind(model, name)] = _split(groups)
     return batches
 
@@ -299,9 +316,13 @@ def _split(groups: Sequence[Group]) -> list[Group]:
     return [part for group in groups for part in split_group(group, LARGEST_BATCH)]
 
 
+def _input_settings(model: Recognizer, name: str) -> ModelSettings:
+    return model.settings.glancing if name == SMALLER else model.settings
+
+
 def _input_kind(model: Recognizer, name: str) -> tuple:
     """Return what decides how crops become tensors."""
-    settings = model.settings
+    settings = _input_settings(model, name)
     return name, settings.short_side, settings.stretch, settings.fixed_width, settings.grey
 
 

@@ -14,6 +14,7 @@ from hangul_ocr.data.crops import TALL, Crop
 from hangul_ocr.hangul import HangulOcrError
 
 PLAIN = "plain"
+SMALLER = "smaller"  # the crop as it is, at the size of the network's first look, if it has one
 STRETCH = 1.2  # about as far as from one of the batches' ratios to the next
 SHIFT = 0.125  # of the short side: half a time step of most networks here
 ROOM = 0.06  # of the short side, on each side
@@ -91,6 +92,7 @@ def _turned(image: np.ndarray) -> np.ndarray:
 
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     PLAIN: _as_it_is,
+    SMALLER: _as_it_is,
     "shifted": _shifted,
     "wider": _wider,
     "narrower": _narrower,
