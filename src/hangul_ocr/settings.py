@@ -377,7 +377,9 @@ THIN_RESNET = {"channels": [32, 64, 128, 128], "stem_width": 16}
 _SMALL = ModelSettings(backbone="resnet10t", backbone_args=THIN_RESNET, stem_pool=False)
 #: The network of the weights that ship: a second block in three of the four stages, crops half as high again
 #: and a little drawn out (benchmarks/LOG.md).
-SHIPPED = dataclasses.replace(_SMALL, backbone_args=THIN_RESNET | {"layers": [1, 2, 2, 2]}, short_side=48, stretch=1.2)
+SHIPPED = dataclasses.replace(
+    _SMALL, backbone_args=THIN_RESNET | {"layers": [1, 2, 2, 2]}, short_side=48, glance=32, stretch=1.2
+)
 
 _SHORT_PRETRAINING = TrainingSettings(steps=4000, seconds=760, optimizer="muon", learning_rate=0.02, validate_every=200)
 _SHORT_FINE_TUNING = TrainingSettings(
