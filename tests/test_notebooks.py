@@ -186,7 +186,7 @@ def test_submission_passes_the_validator_and_is_logged(whole):
     path = whole.root / "submissions" / "submission.csv"
     assert validate_file(path, read_competition(whole.root / "input" / "sample")) == []
     log = read_table(path.with_name("log.csv"))
-    assert log["run"].tolist() == ["tiny-wider"]
+    assert log["run"].tolist() == ["tiny-wider-smaller"]
     assert log["public_score"].tolist() == [""]
 
 
@@ -219,7 +219,7 @@ def test_page_of_the_output_folder_names_all_that_runs_leave(whole):
     assert {"labelled", PREDICTIONS, REPORT, SUSPECTS, "corrections.csv", EXTRA, SOUP, LANGUAGE, PARTS} <= named
     for path in sorted((whole.root / "output").rglob("*")):
         inside = path.relative_to(whole.root / "output").parts
-        own = inside[-1] in ("tiny", "tiny-wider", "sample")  # names of runs, ensembles and competitions
+        own = inside[-1] in ("tiny", "tiny-wider-smaller", "sample")  # names of runs, ensembles and competitions
         if own or {"figures", "last", "notebooks"} & set(inside[:-1]):
             continue
         kind = re.sub(r"^fold\d+$", "fold0", inside[-1])
