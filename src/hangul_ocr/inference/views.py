@@ -92,10 +92,10 @@ def _turned(image: np.ndarray) -> np.ndarray:
 
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     PLAIN: _as_it_is,
-    SMALLER: _as_it_is,
     "shifted": _shifted,
     "wider": _wider,
     "narrower": _narrower,
+    SMALLER: _as_it_is,
     "farther": _farther,
     "closer": _closer,
     "turned": _turned,
