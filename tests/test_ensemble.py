@@ -126,31 +126,49 @@ def _same(one, two):
 
 
 def test_a_first_look_decides_where_it_is_sure_and_both_sizes_elsewhere(glancing, monkeypatch):
-    sizes = [_at(glancing, glance=0), _at(glancing, glance=0, short_side=16)]
-    both = read_crops(sizes, Noise(), 1, accelerator=make_accelerator("float32"))
-    values = _greedy_at_a_glance(glancing)
+    looks = [_greedy_at(glancing, 32), _greedy_at(glancing, 16)]
+    values = [value for _, value in looks[1]]
     middle = sum(sorted(values)[10:12]) / 2
     monkeypatch.setattr(predict, "SURE", math.exp(middle))
-    for reading, value, closely in zip(_read_alone(glancing), values, both, strict=True):
-        if value < middle:
-            assert _same(reading, closely)
+    for index, (reading, close, first) in enumerate(zip(_read_alone(glancing), *looks, strict=True)):
+        if first[1] >= middle:
+            assert (reading.strings, reading.own) == ([first[0]], [first[0]])
+            assert reading.scores.item() == pytest.approx(first[1], abs=1e-3)
         else:
-            assert reading.scores.item() == pytest.approx(value, abs=1e-3)
+            assert reading.own == [close[0], first[0]]
+            assert set(reading.strings) == {close[0], first[0]}
+            expected = [_scores_at(glancing, side, index, reading.strings) for side in (32, 16)]
+            assert np.allclose(reading.scores, expected, atol=1e-3)
+
+
+def test_a_first_look_of_no_numbers_decides_nothing(glancing):
+    with torch.no_grad():
+        glancing.neck.leave[1].bias.fill_(math.nan)
+    assert all(len(reading.own) == 2 for reading in _read_alone(glancing))
 
 
 def test_a_first_look_may_decide_everything(glancing, monkeypatch):
     monkeypatch.setattr(predict, "SURE", 1e-300)
     monkeypatch.setattr(glancing, "candidates_from", None)  # no closer look asks for these
-    scores = [reading.scores.item() for reading in _read_alone(glancing)]
-    assert scores == pytest.approx(_greedy_at_a_glance(glancing), abs=1e-3)
+    found = [(reading.strings[0], reading.scores.item()) for reading in _read_alone(glancing)]
+    for (text, value), (expected, log_p) in zip(found, _greedy_at(glancing, 16), strict=True):
+        assert (text, value) == (expected, pytest.approx(log_p, abs=1e-3))
 
 
-def _greedy_at_a_glance(model):
-    """Return log P of the greedy string of each crop at the size of a first look."""
-    small = _at(model, glance=0, short_side=model.settings.glance)
-    groups = [make_groups([Noise().crop(i, None)], small.settings, small.alphabet)[0] for i in range(len(Noise()))]
+def _group_at(model, side, index):
+    other = _at(model, glance=0, short_side=side)
+    return make_groups([Noise().crop(index, None)], other.settings, other.alphabet)[0]
+
+
+def _greedy_at(model, side):
+    """Return each crop's greedy string and its log P at this size."""
     with torch.no_grad():
-        return [small.greedy_from(small.features(group.images))[0][1] for group in groups]
+        groups = [_group_at(model, side, index) for index in range(len(Noise()))]
+        return [model.greedy_from(model.features(group.images))[0] for group in groups]
+
+
+def _scores_at(model, side, index, strings):
+    return model.score(_group_at(model, side, index).images, [strings])[0]
 
 
 @pytest.mark.parametrize(

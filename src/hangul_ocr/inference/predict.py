@@ -238,6 +238,8 @@ def _load(source: CropSource, span: range) -> list[Crop]:
 Reader = tuple[Recognizer, str]
 #: For each batch: the places of its crops in the chunk, and the features that a model sees there.
 Seen = list[tuple[list[int], torch.Tensor]]
+#: A model's strings for each place, with their log probabilities, best first.
+Found = dict[int, list[tuple[str, float]]]
 
 
 def _read_chunk(
@@ -247,8 +249,11 @@ def _read_chunk(
     if _glances(readers, candidates, fusion):
         return _read_at_two_sizes(readers[0][0], crops, accelerator)
     batches = _batches(readers, crops)
+    models = [model for model, _ in readers]
     seen = [_features(model, batches[_input_kind(model, name)], accelerator) for model, name in readers]
-    return _joined([model for model, _ in readers], seen, len(crops), candidates, accelerator)
+    with accelerator.autocast():
+        lists = [_candidates(model, features, candidates) for model, features in zip(models, seen, strict=True)]
+        return _joined(models, seen, lists, len(crops))
 
 
 def _glances(readers: Sequence[Reader], candidates: int, fusion: Fusion | None) -> bool:
@@ -261,25 +266,25 @@ def _glances(readers: Sequence[Reader], candidates: int, fusion: Fusion | None) 
 def _read_at_two_sizes(model: Recognizer, crops: list[Crop], accelerator: Accelerator) -> list[Reading]:
     """Return a reading for each crop: that of a first look, or where it is not sure, of both sizes together."""
     glance = _features(model, _split(make_groups(crops, model.settings.glancing, model.alphabet)), accelerator)
-    sure = _sure_readings(model, glance, accelerator)
+    with accelerator.autocast():
+        first = _greedy(model, glance)
+    sure = {place for place, [(_, value)] in first.items() if value >= math.log(SURE)}  # NaN is not
     doubtful = [place for place in range(len(crops)) if place not in sure]
     left = [replace(crops[place], key=str(i)) for i, place in enumerate(doubtful)]
     close = _features(model, _split(make_groups(left, model.settings, model.alphabet)), accelerator)
-    readings = _joined([model, model], [close, _only(glance, doubtful)], len(left), 1, accelerator)
-    found = sure | dict(zip(doubtful, readings, strict=True))
+    with accelerator.autocast():
+        lists = [_greedy(model, close), {i: first[place] for i, place in enumerate(doubtful)}]
+        again = _joined([model, model], [close, _only(glance, doubtful)], lists, len(left))
+    found = {place: Reading([text], np.array([[value]]), [text]) for place, [(text, value)] in first.items()}
+    found.update(zip(doubtful, again, strict=True))
     return [found[place] for place in range(len(crops))]
 
 
-def _sure_readings(model: Recognizer, seen: Seen, accelerator: Accelerator) -> dict[int, Reading]:
-    found: dict[int, tuple[str, float]] = {}
-    with accelerator.autocast():
-        for places, features in seen:
-            found.update(zip(places, model.greedy_from(features), strict=True))
-    return {
-        place: Reading([text], np.array([[value]]), [text])
-        for place, (text, value) in found.items()
-        if value >= math.log(SURE)
-    }
+def _greedy(model: Recognizer, seen: Seen) -> Found:
+    found: Found = {}
+    for places, features in seen:
+        found.update((place, [pair]) for place, pair in zip(places, model.greedy_from(features), strict=True))
+    return found
 
 
 def _only(seen: Seen, wanted: Sequence[int]) -> Seen:
@@ -290,14 +295,10 @@ def _only(seen: Seen, wanted: Sequence[int]) -> Seen:
     return [([number[places[row]] for row in at], features[at]) for places, features, at in kept]
 
 
-def _joined(
-    models: Sequence[Recognizer], seen: Sequence[Seen], count: int, candidates: int, accelerator: Accelerator
-) -> list[Reading]:
-    """Return the readings of ``count`` crops: first every model's candidates, then its score of all that were found."""
-    with accelerator.autocast():
-        lists = [_candidates(model, features, candidates) for model, features in zip(models, seen, strict=True)]
-        unions = [_union([rows[i] for rows in lists]) for i in range(count)]
-        scores = [_scores(*member, unions) for member in zip(models, seen, lists, strict=True)]
+def _joined(models: Sequence[Recognizer], seen: Sequence[Seen], lists: Sequence[Found], count: int) -> list[Reading]:
+    """Return the readings of ``count`` crops: every model scores the union of what all found, their ``lists``."""
+    unions = [_union([rows[i] for rows in lists]) for i in range(count)]
+    scores = [_scores(*member, unions) for member in zip(models, seen, lists, strict=True)]
     own = [[rows[i][0][0] for rows in lists] for i in range(count)]
     return [Reading(unions[i], np.array([rows[i] for rows in scores]), own[i]) for i in range(count)]
 
@@ -332,8 +333,8 @@ def _features(model: Recognizer, batches: list[Group], accelerator: Accelerator)
         return [(list(map(int, group.keys)), model.features(group.images.to(accelerator.device))) for group in batches]
 
 
-def _candidates(model: Recognizer, seen: Seen, count: int) -> dict[int, list[tuple[str, float]]]:
-    found: dict[int, list[tuple[str, float]]] = {}
+def _candidates(model: Recognizer, seen: Seen, count: int) -> Found:
+    found: Found = {}
     for places, features in seen:
         # A model of which no numbers are left (NaN) has no candidates; the others still have theirs.
         rows = [row or [("", -math.inf)] for row in model.candidates_from(features, count)]
@@ -341,9 +342,7 @@ def _candidates(model: Recognizer, seen: Seen, count: int) -> dict[int, list[tup
     return found
 
 
-def _scores(
-    model: Recognizer, seen: Seen, own: dict[int, list[tuple[str, float]]], unions: list[list[str]]
-) -> dict[int, list[float]]:
+def _scores(model: Recognizer, seen: Seen, own: Found, unions: list[list[str]]) -> dict[int, list[float]]:
     """Return ``model``'s log P of each string of ``unions``; of its ``own`` candidates it is known already."""
     found: dict[int, list[float]] = {}
     for places, features in seen:
