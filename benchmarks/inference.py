@@ -44,9 +44,10 @@ from hangul_ocr.evaluation.metrics import Scores, score
 from hangul_ocr.hangul import HangulOcrError, normalise
 from hangul_ocr.inference.ensemble import combine
 from hangul_ocr.inference.predict import CropFiles, read_crops
-from hangul_ocr.models.checkpoint import load_model
+from hangul_ocr.models.folding import load_for_reading
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.weights import shipped_weights
+from hangul_ocr.settings import SURE
+from hangul_ocr.weights import shipped_scout, shipped_weights
 from hangul_ocr.workspace import atomic_write_json, cpu_count, environment_record, make_accelerator
 
 TESSDATA = (
@@ -108,17 +109,23 @@ def _size(file: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class NBest:
-    """Reads with one or several recognisers as `hangul-ocr predict` does: ``count`` strings each, all scored."""
+    """Reads with one or several recognisers as `hangul-ocr predict` does: ``count`` strings each, all scored.
+
+    Where one is asked for one string, a ``scout`` looks first, and the others where it is less than ``sure``.
+    """
 
     models: list[Recognizer]
     count: int
     accelerator: Accelerator
+    scout: Recognizer | None = None
+    sure: float = SURE
 
     def __call__(self, files: Sequence[Path]) -> list[str]:
         """Return each file's text."""
         source = CropFiles([str(file) for file in files], list(files))
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar for each call would fill the screen
-            readings = read_crops(self.models, source, self.count, self.accelerator)
+            more = {"scout": self.scout, "sure": self.sure}
+            readings = read_crops(self.models, source, self.count, self.accelerator, **more)
         return [normalise(combine(reading)[0]) for reading in readings]
 
 
@@ -211,13 +218,19 @@ def _tessdata_folders() -> Iterator[Path]:
 
 
 def make_readers(checkpoints: Sequence[Path], count: int, tesseract: Tesseract | None) -> dict[str, Reader]:
-    """Return the readers by name: the first checkpoint alone, all of them together, and Tesseract."""
+    """Return the readers by name: the first checkpoint alone, all of them together, and Tesseract.
+
+    With the weights that ship the small network looks first, as in `hangul-ocr predict`, and reads alone, too.
+    """
     accelerator = make_accelerator()
-    models = [load_model(path, accelerator.device) for path in checkpoints]
+    models = [load_for_reading(path) for path in checkpoints]
+    scout = load_for_reading(shipped_scout()) if list(checkpoints) == [shipped_weights()] else None
     readers: dict[str, Reader] = {
-        "likeliest": NBest(models[:1], 1, accelerator),
+        "likeliest": NBest(models[:1], 1, accelerator, scout),
         f"{count}-best": NBest(models[:1], count, accelerator),
     }
+    if scout:
+        readers["first look alone"] = NBest(models[:1], 1, accelerator, scout, sure=0.0)
     if len(models) > 1:
         readers[f"{len(models)} folds, {count}-best"] = NBest(models, count, accelerator)
     return readers | ({"Tesseract kor": tesseract} if tesseract else {})

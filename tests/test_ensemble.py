@@ -10,7 +10,6 @@ import torch
 from hangul_ocr.data.batches import make_groups
 from hangul_ocr.data.crops import Crop
 from hangul_ocr.hangul import Alphabet, HangulOcrError
-from hangul_ocr.inference import predict
 from hangul_ocr.inference.decoding import LANGUAGE, fused, load_fusion, make_fusion
 from hangul_ocr.inference.ensemble import Reading, combine, most_confident, vote, with_stand_ins
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
@@ -111,8 +110,8 @@ def glancing():
     return Recognizer(settings, Alphabet("가나다ab")).eval()
 
 
-def _read_alone(model, candidates=1):
-    return read_crops([model], Noise(), candidates, accelerator=make_accelerator("float32"))
+def _read_alone(model, **more):
+    return read_crops([model], Noise(), 1, accelerator=make_accelerator("float32"), **more)
 
 
 def _at(model, **changes):
@@ -125,12 +124,12 @@ def _same(one, two):
     return one.strings == two.strings and np.allclose(one.scores, two.scores, atol=1e-3)
 
 
-def test_a_first_look_decides_where_it_is_sure_and_both_sizes_elsewhere(glancing, monkeypatch):
+def test_a_first_look_decides_where_it_is_sure_and_both_sizes_elsewhere(glancing):
     looks = [_greedy_at(glancing, 32), _greedy_at(glancing, 16)]
     values = [value for _, value in looks[1]]
     middle = sum(sorted(values)[10:12]) / 2
-    monkeypatch.setattr(predict, "SURE", math.exp(middle))
-    for index, (reading, close, first) in enumerate(zip(_read_alone(glancing), *looks, strict=True)):
+    readings = _read_alone(glancing, sure=math.exp(middle))
+    for index, (reading, close, first) in enumerate(zip(readings, *looks, strict=True)):
         if first[1] >= middle:
             assert (reading.strings, reading.own) == ([first[0]], [first[0]])
             assert reading.scores.item() == pytest.approx(first[1], abs=1e-3)
@@ -141,6 +140,18 @@ def test_a_first_look_decides_where_it_is_sure_and_both_sizes_elsewhere(glancing
             assert np.allclose(reading.scores, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("sure", [0.0, 1e-5, 1.0])
+def test_a_scout_looks_before_the_model_does(glancing, sure):
+    """Each crop is read by the first of three looks that is sure, and by all three where none is."""
+    torch.manual_seed(1)
+    settings = replace(glancing.settings, glance=0, short_side=16, hidden=8)
+    scout = Recognizer(settings, glancing.alphabet).eval()
+    looks = list(zip(_greedy_at(scout, 16), _greedy_at(glancing, 16), _greedy_at(glancing, 32), strict=True))
+    for reading, (first, second, close) in zip(_read_alone(glancing, scout=scout, sure=sure), looks, strict=True):
+        decided = [text for text, value in (first, second) if math.exp(value) >= sure]
+        assert reading.own == (decided[:1] or [close[0], second[0], first[0]])
+
+
 def test_a_first_look_of_no_numbers_decides_nothing(glancing):
     with torch.no_grad():
         glancing.neck.leave[1].bias.fill_(math.nan)
@@ -148,9 +159,8 @@ def test_a_first_look_of_no_numbers_decides_nothing(glancing):
 
 
 def test_a_first_look_may_decide_everything(glancing, monkeypatch):
-    monkeypatch.setattr(predict, "SURE", 1e-300)
     monkeypatch.setattr(glancing, "candidates_from", None)  # no closer look asks for these
-    found = [(reading.strings[0], reading.scores.item()) for reading in _read_alone(glancing)]
+    found = [(reading.strings[0], reading.scores.item()) for reading in _read_alone(glancing, sure=0.0)]
     for (text, value), (expected, log_p) in zip(found, _greedy_at(glancing, 16), strict=True):
         assert (text, value) == (expected, pytest.approx(log_p, abs=1e-3))
 
@@ -174,10 +184,9 @@ def _scores_at(model, side, index, strings):
 @pytest.mark.parametrize(
     ("models", "asked"), [(1, {"candidates": 3}), (2, {}), (1, {"views": ["shifted"]}), (1, {"fusion": True})]
 )
-def test_more_models_strings_views_or_a_language_model_take_no_first_look(glancing, monkeypatch, models, asked):
-    monkeypatch.setattr(predict, "SURE", 1e-300)
+def test_more_models_strings_views_or_a_language_model_take_no_first_look(glancing, models, asked):
     bonus = DecodingSettings(length_bonus=0.5)
-    wanted = {"candidates": 1, "accelerator": make_accelerator("float32")} | asked
+    wanted = {"candidates": 1, "accelerator": make_accelerator("float32"), "sure": 0.0} | asked
     if "fusion" in asked:
         wanted["fusion"] = make_fusion(bonus, ["가나"], glancing.alphabet.characters)
     plain = read_crops([_at(glancing, glance=0)] * models, Noise(), **wanted)

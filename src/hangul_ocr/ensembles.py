@@ -32,7 +32,7 @@ from hangul_ocr.inference.parts import forget_parts
 from hangul_ocr.inference.predict import read_crops, save_candidates
 from hangul_ocr.inference.submission import file_sha256
 from hangul_ocr.inference.views import PLAIN, known_views
-from hangul_ocr.models.checkpoint import load_model
+from hangul_ocr.models.folding import load_for_reading
 from hangul_ocr.results import ENSEMBLE_OOF, MEMBERS, TEST_CANDIDATES, TEST_PREDICTIONS
 from hangul_ocr.steps import Prepared
 from hangul_ocr.training.kfold import Run, load_run
@@ -201,7 +201,7 @@ def _read(
 ) -> list[Reading]:
     """Return one reading by member for each of ``rows``; ``checkpoints`` are the models of each run that read."""
     settings = ensemble.runs[0].settings
-    loaded = [[load_model(path) for path in paths] for paths in checkpoints]
+    loaded = [[load_for_reading(path) for path in paths] for paths in checkpoints]
     models = [model for of_run in loaded for _ in ensemble.views for model in of_run]
     views = [view for of_run in loaded for view in ensemble.views for _ in of_run]
     sizes = [len(of_run) for of_run in loaded for _ in ensemble.views]

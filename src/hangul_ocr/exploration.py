@@ -28,7 +28,7 @@ from hangul_ocr.evaluation.metrics import exact_matches
 from hangul_ocr.evaluation.pictures import groups_wall
 from hangul_ocr.hangul import is_syllable, ksx1001_syllables
 from hangul_ocr.inference.predict import CropFiles, predictions_frame, read_crops
-from hangul_ocr.models.checkpoint import load_model
+from hangul_ocr.models.folding import load_for_reading
 from hangul_ocr.results import RESCORED, UNREADABLE, crop_or_none, disputed
 from hangul_ocr.settings import Settings
 from hangul_ocr.steps import Prepared
@@ -191,7 +191,7 @@ def read_some(checkpoint: Path, reader: LmdbReader, count: int) -> pd.DataFrame:
     """Let a model read ``count`` crops spread over a store: ``img_path,text,prediction,confidence,correct``."""
     rows = _spread(len(reader), count)
     samples = [reader[row] for row in rows]
-    readings = read_crops([load_model(checkpoint)], LmdbCrops(reader, rows), 1, progress="read")
+    readings = read_crops([load_for_reading(checkpoint)], LmdbCrops(reader, rows), 1, progress="read")
     found = predictions_frame([sample.key for sample in samples], readings).rename(columns={"text": "prediction"})
     texts = [sample.text for sample in samples]
     return found.assign(text=texts, correct=exact_matches(texts, found["prediction"].tolist()))

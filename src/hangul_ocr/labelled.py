@@ -27,13 +27,13 @@ from hangul_ocr.inference.decoding import LANGUAGE, load_fusion
 from hangul_ocr.inference.parts import Parts, forget_parts
 from hangul_ocr.inference.predict import CropFiles, FileParts, predictions_frame, read_crops
 from hangul_ocr.inference.views import PLAIN
-from hangul_ocr.models.checkpoint import load_model
+from hangul_ocr.models.folding import load_for_reading
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.results import data_of, with_crop_facts
-from hangul_ocr.settings import Settings, preset
+from hangul_ocr.settings import SURE, Settings, preset
 from hangul_ocr.training.kfold import Run, load_run
-from hangul_ocr.weights import shipped_weights
+from hangul_ocr.weights import shipped_scout, shipped_weights
 from hangul_ocr.workspace import Workspace, pick_number_type
 
 WEIGHTS_SUFFIX = ".safetensors"
@@ -42,12 +42,17 @@ PREDICTIONS, REPORT = "predictions.csv", "report.html"
 
 @dataclass(frozen=True)
 class Readers:
-    """Who reads: the ``name``, the ``checkpoints`` of its models, the settings that say how, and the run, if it is."""
+    """Who reads: the ``name``, the ``checkpoints`` of its models, the settings that say how, and the run, if it is.
+
+    A ``scout``'s network looks first, and they only at the crops of which it is less than ``sure``.
+    """
 
     name: str
     checkpoints: list[Path]
     settings: Settings
     run: Run | None = None
+    scout: Path | None = None
+    sure: float = SURE
 
     @property
     def described(self) -> str:
@@ -58,7 +63,16 @@ class Readers:
 
     def models(self) -> list[Recognizer]:
         """Load the models, in the order of their folds."""
-        return [load_model(path) for path in self.checkpoints]
+        return [load_for_reading(path) for path in self.checkpoints]
+
+    def first_look(self) -> Recognizer | None:
+        """Load the network that looks first, if there is one."""
+        return load_for_reading(self.scout) if self.scout else None
+
+    @property
+    def files(self) -> list[list[Path]]:
+        """Return all files of weights that decide what is read."""
+        return [self.checkpoints, *([[self.scout]] if self.scout else [])]
 
     def fusion(self) -> Fusion | None:
         """Return what a run's settings weigh in beside its models; None for the weights that ship."""
@@ -74,14 +88,14 @@ class Labelled:
     report: WrittenReport
 
 
-def find_readers(workspace: Workspace, name: str = "") -> Readers:
+def find_readers(workspace: Workspace, name: str = "", sure: float = SURE) -> Readers:
     """Return the fold models of the run ``name``, or the one of a file of weights; by default the weights that ship."""
     if not name:
-        return Readers("shipped", [shipped_weights()], preset("quick"))
+        return Readers("shipped", [shipped_weights()], preset("quick"), scout=shipped_scout(), sure=sure)
     if name.endswith(WEIGHTS_SUFFIX):
-        return Readers(Path(name).stem, [Path(name).expanduser()], preset("quick"))
+        return Readers(Path(name).stem, [Path(name).expanduser()], preset("quick"), sure=sure)
     run = load_run(workspace.output / "runs" / name)
-    return Readers(run.folder.name, run.fold_checkpoints(), run.settings, run)
+    return Readers(run.folder.name, run.fold_checkpoints(), run.settings, run, sure=sure)
 
 
 def file_parts(csv: Path, readers: Readers, source: CropFiles, candidates: int) -> FileParts | None:
@@ -94,8 +108,8 @@ def file_parts(csv: Path, readers: Readers, source: CropFiles, candidates: int) 
     language = readers.run.folder / LANGUAGE if readers.run else None
     learnt = [language.read_text(encoding="utf-8")] if language and language.is_file() else []
     settings, views = replace(readers.settings, candidates=candidates), [PLAIN] * len(readers.checkpoints)
-    facts = steps.reading_facts([readers.checkpoints], views, settings, learnt)
-    facts |= {"files": steps.hash_of(source.states()), "number_type": pick_number_type()}
+    facts = steps.reading_facts(readers.files, views, settings, learnt)
+    facts |= {"files": steps.hash_of(source.states()), "number_type": pick_number_type(), "sure": readers.sure}
     return FileParts(Parts.of(_beside(csv), facts).folder, source)
 
 
@@ -133,13 +147,13 @@ def read_labelled(
 
 def _read(reader: LmdbReader, readers: Readers, folder: Path) -> pd.DataFrame:
     models, fusion = readers.models(), readers.fusion()
-    parts = steps.reading_parts(
-        folder, [readers.checkpoints], [PLAIN] * len(models), reader, range(len(reader)), readers.settings, []
-    )
+    views, rows = [PLAIN] * len(models), range(len(reader))
+    parts = steps.reading_parts(folder, readers.files, views, reader, rows, readers.settings, [])
     # One model without a second opinion needs no list, as in `hangul-ocr predict`.
     candidates = readers.settings.candidates if fusion or len(models) > 1 else 1
     accelerator = steps.reading_accelerator()
-    readings = read_crops(models, LmdbCrops(reader), candidates, accelerator, "read", fusion, parts=parts)
+    source, scout = LmdbCrops(reader), readers.first_look()
+    readings = read_crops(models, source, candidates, accelerator, "read", fusion, parts=parts, scout=scout)
     return predictions_frame(reader.keys(), readings).assign(label=reader.texts())
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from hangul_ocr.hangul import HangulOcrError
 
 NUMBER_TYPES = ("auto", "float32", "bfloat16", "float16")
+#: A first, cheap look at a crop decides where its string has at least this probability (benchmarks/LOG.md).
+SURE = 0.9
 
 
 #: Clova AI's extractors and how many time steps each gives for a long side in pixels.

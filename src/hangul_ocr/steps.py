@@ -43,7 +43,7 @@ from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.decoding import LANGUAGE, decoding_facts, make_fusion
 from hangul_ocr.inference.ensemble import Reading, most_confident, vote
 from hangul_ocr.inference.parts import Parts, forget_parts
-from hangul_ocr.inference.predict import CHUNK, SURE, predictions_frame, read_crops, save_candidates
+from hangul_ocr.inference.predict import CHUNK, predictions_frame, read_crops, save_candidates
 from hangul_ocr.inference.submission import (
     CHANGES,
     LOG,
@@ -58,7 +58,8 @@ from hangul_ocr.inference.submission import (
     write_submission,
 )
 from hangul_ocr.inference.views import PLAIN
-from hangul_ocr.models.checkpoint import initialise_from, load_model, read_header, require_alphabet
+from hangul_ocr.models.checkpoint import initialise_from, read_header, require_alphabet
+from hangul_ocr.models.folding import load_for_reading
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.results import (
     MEMBERS,
@@ -74,7 +75,7 @@ from hangul_ocr.results import (
     require_untouched,
     write_record,
 )
-from hangul_ocr.settings import Settings, TrainingSettings
+from hangul_ocr.settings import SURE, Settings, TrainingSettings
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.synthesis.stream import SyntheticCrops, drawn_short_side, synthetic_sources
 from hangul_ocr.training.kfold import (
@@ -668,7 +669,7 @@ def require_own_alphabet(run: Run) -> None:
 
 def _read_own_fold(run: Run, prepared: Prepared, fold: int) -> tuple[pd.DataFrame, list[Reading]]:
     rows, others = fold_rows(prepared.train, prepared.folds, fold)
-    source, model = LmdbCrops(prepared.train, rows), load_model(run.fold_folder(fold) / BEST)
+    source, model = LmdbCrops(prepared.train, rows), load_for_reading(run.fold_folder(fold) / BEST)
     keys, texts = prepared.train.keys(), prepared.train.texts()
     learnt = [texts[i] for i in others]
     fusion = make_fusion(run.settings.decoding, learnt, run.alphabet.characters)

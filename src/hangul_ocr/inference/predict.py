@@ -28,14 +28,12 @@ from hangul_ocr.inference.parts import Parts
 from hangul_ocr.inference.views import PLAIN, SMALLER, view
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
-from hangul_ocr.settings import ModelSettings
+from hangul_ocr.settings import SURE, ModelSettings
 from hangul_ocr.workspace import atomic_write_text, make_accelerator
 
 BLANK = np.full((32, 32, 3), 127, np.uint8)
 CHUNK = 512
 LARGEST_BATCH = 128
-#: A first look decides where its string has at least this probability (benchmarks/LOG.md).
-SURE = 0.9
 
 
 @dataclass(frozen=True)
@@ -144,13 +142,15 @@ def read_files(
     candidates: int,
     fusion: Fusion | None = None,
     parts: FileParts | None = None,
+    scout: Recognizer | None = None,
+    sure: float = SURE,
 ) -> tuple[pd.DataFrame, list[Reading]]:
     """Return ``img_path,text,confidence`` for every file of ``source``, and the readings behind it.
 
     A file that cannot be read has an empty text and confidence 0. Raises ``HangulOcrError`` if none can be read.
-    With ``parts`` it goes on where it was stopped.
+    With ``parts`` it goes on where it was stopped; ``scout`` and ``sure`` are those of :func:`read_crops`.
     """
-    readings = read_crops(models, source, candidates, fusion=fusion, parts=parts)
+    readings = read_crops(models, source, candidates, fusion=fusion, parts=parts, scout=scout, sure=sure)
     if len(source.unreadable) == len(source):
         first = f"{source.names[0]}: {source.unreadable[0]}"
         raise HangulOcrError(f"none of the {len(source)} images can be read (first {first}); check the paths and files")
@@ -184,24 +184,28 @@ def read_crops(
     fusion: Fusion | None = None,
     views: Sequence[str] = (),
     parts: Parts | None = None,
+    scout: Recognizer | None = None,
+    sure: float = SURE,
 ) -> list[Reading]:
     """Return a :class:`Reading` for each crop of ``source``, in its order: the union of the models' N-best strings,
     scored by every model; with ``fusion``, found and weighed with it.
 
     ``views`` names for each model the view that it sees (default: all the crop as it is). With ``parts``, readings that
-    are there are taken from there, and new ones kept there. A model alone, asked for one string, looks at every crop
-    at its ``glance`` first, if it has one, and where it is not sure at full size, too: both count as members.
+    are there are taken from there, and new ones kept there. A model alone, asked for one string, looks at its full size
+    only where cheaper looks, by ``scout`` and at its own ``glance``, gave no string a probability of ``sure``; then all
+    of them count as members.
     """
     accelerator = accelerator or make_accelerator()
     models = [model.to(accelerator.device).eval() for model in models]
     readers = list(zip(models, views or [PLAIN] * len(models), strict=True))
+    looks = _looks(readers, scout and scout.to(accelerator.device).eval(), candidates, fusion)
     spans = _spans(source)
     found = {i: readings for i, span in enumerate(spans) if parts and (readings := parts.load(i, len(span)))}
     missing = [i for i in range(len(spans)) if i not in found]
     with tqdm(total=len(source), desc=progress, mininterval=1) as bar, fused(models, fusion):
         bar.update(sum(map(len, found.values())))
         for i, crops in zip(missing, _chunks(source, [spans[i] for i in missing]), strict=True):
-            found[i] = _read_chunk(readers, crops, candidates, fusion, accelerator)
+            found[i] = _read_chunk(readers, crops, candidates, looks, sure, accelerator)
             if parts:
                 parts.save(i, found[i])
             bar.update(len(crops))
@@ -236,6 +240,8 @@ def _load(source: CropSource, span: range) -> list[Crop]:
 
 #: A model and the name of the view that it sees.
 Reader = tuple[Recognizer, str]
+#: A model, and the settings by which crops are made ready for it: at its own size, or at that of its first look.
+Look = tuple[Recognizer, ModelSettings]
 #: For each batch: the places of its crops in the chunk, and the features that a model sees there.
 Seen = list[tuple[list[int], torch.Tensor]]
 #: A model's strings for each place, with their log probabilities, best first.
@@ -243,11 +249,16 @@ Found = dict[int, list[tuple[str, float]]]
 
 
 def _read_chunk(
-    readers: Sequence[Reader], crops: list[Crop], candidates: int, fusion: Fusion | None, accelerator: Accelerator
+    readers: Sequence[Reader],
+    crops: list[Crop],
+    candidates: int,
+    looks: Sequence[Look],
+    sure: float,
+    accelerator: Accelerator,
 ) -> list[Reading]:
-    """Return a reading for each crop; where a first look may decide, only what it leaves is looked at closely."""
-    if _glances(readers, candidates, fusion):
-        return _read_at_two_sizes(readers[0][0], crops, accelerator)
+    """Return a reading for each crop: by looks that follow each other if there are several, else by all models."""
+    if len(looks) > 1:
+        return _read_in_looks(looks, crops, sure, accelerator)
     batches = _batches(readers, crops)
     models = [model for model, _ in readers]
     seen = [_features(model, batches[_input_kind(model, name)], accelerator) for model, name in readers]
@@ -256,28 +267,59 @@ def _read_chunk(
         return _joined(models, seen, lists, len(crops))
 
 
-def _glances(readers: Sequence[Reader], candidates: int, fusion: Fusion | None) -> bool:
-    """Tell whether a first look may decide: one model is asked for one string, and nothing else weighs in on it."""
-    (model, name), others = readers[0], readers[1:]
-    alone = not others and name == PLAIN and fusion is None and not model.settings.joint_share
-    return alone and candidates == 1 and model.settings.glance > 0
+def _looks(readers: Sequence[Reader], scout: Recognizer | None, candidates: int, fusion: Fusion | None) -> list[Look]:
+    """Return the looks that follow each other until one is sure, the cheapest first; the last is the model's own.
+
+    There are others only where one model is asked for one string, and nothing else weighs in on it.
+    """
+    (model, name), several = readers[0], len(readers) > 1
+    if several or name != PLAIN or fusion is not None or candidates > 1 or model.settings.joint_share:
+        return [(model, model.settings)]
+    first = [(scout, scout.settings)] if scout else []
+    glance = [(model, model.settings.glancing)] if model.settings.glance else []
+    return [*first, *glance, (model, model.settings)]
 
 
-def _read_at_two_sizes(model: Recognizer, crops: list[Crop], accelerator: Accelerator) -> list[Reading]:
-    """Return a reading for each crop: that of a first look, or where it is not sure, of both sizes together."""
-    glance = _features(model, _split(make_groups(crops, model.settings.glancing, model.alphabet)), accelerator)
+@dataclass(frozen=True)
+class _Looked:
+    """What a look at some crops gave: the features, and the greedy string of each."""
+
+    model: Recognizer
+    seen: Seen
+    found: Found
+
+    def of(self, places: Sequence[int]) -> _Looked:
+        """Return what it gave for these crops alone, numbered in their order."""
+        return _Looked(self.model, _only(self.seen, places), {i: self.found[place] for i, place in enumerate(places)})
+
+
+def _look(look: Look, crops: Sequence[Crop], accelerator: Accelerator) -> _Looked:
+    model, settings = look
+    numbered = [replace(crop, key=str(i)) for i, crop in enumerate(crops)]
+    seen = _features(model, _split(make_groups(numbered, settings, model.alphabet)), accelerator)
     with accelerator.autocast():
-        first = _greedy(model, glance)
-    sure = {place for place, [(_, value)] in first.items() if value >= math.log(SURE)}  # NaN is not
-    doubtful = [place for place in range(len(crops)) if place not in sure]
-    left = [replace(crops[place], key=str(i)) for i, place in enumerate(doubtful)]
-    close = _features(model, _split(make_groups(left, model.settings, model.alphabet)), accelerator)
+        return _Looked(model, seen, _greedy(model, seen))
+
+
+def _read_in_looks(looks: Sequence[Look], crops: list[Crop], sure: float, accelerator: Accelerator) -> list[Reading]:
+    """Return a reading for each crop: that of the first look that gives it ``sure``, or of all looks together."""
+    found: dict[int, Reading] = {}
+    left, taken = list(range(len(crops))), []
+    for look in looks[:-1]:
+        latest = _look(look, [crops[place] for place in left], accelerator)
+        doubtful = [i for i in range(len(left)) if not math.exp(latest.found[i][0][1]) >= sure]  # NaN never is
+        found |= {left[i]: _alone(*latest.found[i][0]) for i in set(range(len(left))).difference(doubtful)}
+        taken = [looked.of(doubtful) for looked in (latest, *taken)]
+        left = [left[i] for i in doubtful]
+    taken = [_look(looks[-1], [crops[place] for place in left], accelerator), *taken]
     with accelerator.autocast():
-        lists = [_greedy(model, close), {i: first[place] for i, place in enumerate(doubtful)}]
-        again = _joined([model, model], [close, _only(glance, doubtful)], lists, len(left))
-    found = {place: Reading([text], np.array([[value]]), [text]) for place, [(text, value)] in first.items()}
-    found.update(zip(doubtful, again, strict=True))
+        models, seen, lists = zip(*[(looked.model, looked.seen, looked.found) for looked in taken], strict=True)
+        found |= zip(left, _joined(models, seen, lists, len(left)), strict=True)
     return [found[place] for place in range(len(crops))]
+
+
+def _alone(text: str, value: float) -> Reading:
+    return Reading([text], np.array([[value]]), [text])
 
 
 def _greedy(model: Recognizer, seen: Seen) -> Found:

@@ -39,7 +39,18 @@ class CompositionalClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return scores (..., classes) for ``features`` (..., width)."""
-        return F.linear(features, self.membership @ self.jamo + self.residual, self.bias)
+        return F.linear(features, self._matrix(), self.bias)
+
+    def _matrix(self) -> Tensor:
+        return self.membership @ self.jamo + self.residual
+
+    @torch.no_grad()
+    def as_linear(self) -> nn.Linear:
+        """Return a plain layer that gives the same scores without summing the jamo for each batch."""
+        linear = nn.Linear(self.jamo.shape[1], len(self.bias), device=self.bias.device)
+        linear.weight.copy_(self._matrix())
+        linear.bias.copy_(self.bias)
+        return linear
 
     @torch.no_grad()
     def expect(self, fresh: Sequence[int]) -> None:

@@ -19,7 +19,8 @@ from hangul_ocr.data.crops import CropSource, LmdbCrops, rarity_weights
 from hangul_ocr.data.extra import CropsBeside
 from hangul_ocr.data.lmdb_store import LmdbReader
 from hangul_ocr.hangul import FIRST_SYLLABLE, N_SYLLABLES, Alphabet, HangulOcrError
-from hangul_ocr.models.checkpoint import initialise_from, load_model, read_header, require_alphabet
+from hangul_ocr.models.checkpoint import initialise_from, read_header, require_alphabet
+from hangul_ocr.models.folding import load_for_reading
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import Settings, TrainingSettings, load_settings
 from hangul_ocr.training.loop import LAST, Stage, StageResult, stage_accelerator
@@ -247,8 +248,8 @@ def _run_stage(
 
 
 def load_folds_models(run: Run) -> list[Recognizer]:
-    """Return the recognisers of all trained folds, in evaluation mode."""
-    return [load_model(path) for path in run.fold_checkpoints()]
+    """Return the recognisers of all trained folds, made ready for reading."""
+    return [load_for_reading(path) for path in run.fold_checkpoints()]
 
 
 def learning_history(run: Run, names: Sequence[str] | None = None) -> pd.DataFrame:
