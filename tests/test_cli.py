@@ -119,7 +119,15 @@ def test_help_tells_what_is_read_written_and_returned(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["train", "--time-limit", "-3"], ["predict", "a.png"], ["lmdb", "--seed", "x"]]
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["train", "--time-limit", "-3"],
+        ["predict", "a.png"],
+        *(["predict", "a.png", "--csv", "a.csv", "--sure", value] for value in ("1.1", "-0.1", "nan", "very")),
+        ["lmdb", "--seed", "x"],
+    ],
 )
 def test_wrong_usage_is_exit_code_two(arguments):
     with pytest.raises(SystemExit) as caught:
@@ -636,7 +644,9 @@ def test_predict_begins_anew_with_an_image_that_changed(trained, tmp_path, monke
     parts = file_parts(tmp_path / "out.csv", readers, source, 1)
     assert file_parts(tmp_path / "out.csv", readers, source, 1).folder == parts.folder
     assert file_parts(tmp_path / "out.csv", readers, source, 5).folder != parts.folder
-    assert file_parts(tmp_path / "out.csv", find_readers(find_workspace()), source, 1).folder != parts.folder
+    shipped, unsure = (find_readers(find_workspace(), "", sure) for sure in (0.9, 0.5))
+    folders = {file_parts(tmp_path / "out.csv", them, source, 1).folder for them in (readers, shipped, unsure)}
+    assert len(folders) == 3
     (tmp_path / "1.png").write_bytes(crop_png(9))
     assert file_parts(tmp_path / "out.csv", readers, source, 1).folder != parts.folder
 

@@ -29,7 +29,7 @@ from hangul_ocr.inference.views import PLAIN, SMALLER, view
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import SURE, ModelSettings
-from hangul_ocr.workspace import atomic_write_text, make_accelerator
+from hangul_ocr.workspace import atomic_write_text, cpu_count, make_accelerator
 
 BLANK = np.full((32, 32, 3), 127, np.uint8)
 CHUNK = 512
@@ -223,18 +223,18 @@ def _spans(source: CropSource) -> list[range]:
 
 def _chunks(source: CropSource, spans: Sequence[range]) -> Iterator[list[Crop]]:
     """Yield the crops of each span, keyed by their place in it; the next is decoded while this one is read."""
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(cpu_count()) as decoders:
         # One chunk ahead and no further: a whole test set of decoded crops would fill the memory.
-        waiting = [pool.submit(_load, source, span) for span in spans[:1]]
+        waiting = [ahead.submit(_load, source, span, decoders) for span in spans[:1]]
         for span in spans[1:]:
-            waiting.append(pool.submit(_load, source, span))
+            waiting.append(ahead.submit(_load, source, span, decoders))
             yield waiting.pop(0).result()
         yield from (chunk.result() for chunk in waiting)
 
 
-def _load(source: CropSource, span: range) -> list[Crop]:
+def _load(source: CropSource, span: range, decoders: ThreadPoolExecutor) -> list[Crop]:
     """Return the crops keyed by their place; one that cannot be read is blank, since each needs an answer."""
-    crops = [crop_or_none(source, i, np.random.default_rng(i)) for i in span]
+    crops = decoders.map(lambda i: crop_or_none(source, i, np.random.default_rng(i)), span)
     return [Crop(str(place), BLANK if crop is None else crop.image, "") for place, crop in enumerate(crops)]
 
 
