@@ -28,7 +28,7 @@ from hangul_ocr.settings import Settings, preset
 from hangul_ocr.suspects import load_candidates
 from hangul_ocr.synthesis.competition import make_competition
 from hangul_ocr.training.kfold import learning_history, load_run
-from hangul_ocr.weights import CURVE, WEIGHTS
+from hangul_ocr.weights import CURVE, SCOUT, WEIGHTS
 from hangul_ocr.workspace import find_workspace
 
 STEPS = (
@@ -482,6 +482,7 @@ def shipped(trained: Path, tmp_path: Path, monkeypatch, capsys) -> Path:
     run, folder = trained / "output" / "runs" / "smoke-sample", tmp_path / "weights"
     assert cli.main(["export-weights", str(run / "pretraining/best.safetensors"), "--out", str(folder / WEIGHTS)]) == 0
     shutil.copy(run / "pretraining" / "metrics.csv", folder / CURVE)
+    shutil.copy(folder / WEIGHTS, folder / SCOUT)
     monkeypatch.setattr(weights, "FOLDER", folder)
     cli.main(["settings", "--preset", "smoke"])
     values = json.loads(capsys.readouterr().out.partition("{")[2].join(["{", ""]))

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lmdb
@@ -224,6 +225,16 @@ def test_joblib_processes_read_at_once(store: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_threads_open_and_read_at_once(store: Path) -> None:
+    with LmdbReader(store) as reader:
+        expected = reader.texts()
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(60):
+            fresh = pickle.loads(pickle.dumps(reader))  # nothing of it is open yet
+            assert [sample.text for sample in threads.map(fresh.__getitem__, range(len(expected)))] == expected
+            fresh.close()
+
+
 def test_forked_workers_read_through_an_open_reader(store: Path) -> None:
     reader = LmdbReader(store)
     assert reader[0].text == "가"

@@ -108,8 +108,8 @@ def file_parts(csv: Path, readers: Readers, source: CropFiles, candidates: int) 
     language = readers.run.folder / LANGUAGE if readers.run else None
     learnt = [language.read_text(encoding="utf-8")] if language and language.is_file() else []
     settings, views = replace(readers.settings, candidates=candidates), [PLAIN] * len(readers.checkpoints)
-    facts = steps.reading_facts(readers.files, views, settings, learnt)
-    facts |= {"files": steps.hash_of(source.states()), "number_type": pick_number_type(), "sure": readers.sure}
+    facts = steps.reading_facts(readers.files, views, settings, learnt, readers.sure)
+    facts |= {"files": steps.hash_of(source.states()), "number_type": pick_number_type()}
     return FileParts(Parts.of(_beside(csv), facts).folder, source)
 
 
@@ -148,12 +148,12 @@ def read_labelled(
 def _read(reader: LmdbReader, readers: Readers, folder: Path) -> pd.DataFrame:
     models, fusion = readers.models(), readers.fusion()
     views, rows = [PLAIN] * len(models), range(len(reader))
-    parts = steps.reading_parts(folder, readers.files, views, reader, rows, readers.settings, [])
+    parts = steps.reading_parts(folder, readers.files, views, reader, rows, readers.settings, [], readers.sure)
     # One model without a second opinion needs no list, as in `hangul-ocr predict`.
     candidates = readers.settings.candidates if fusion or len(models) > 1 else 1
     accelerator = steps.reading_accelerator()
-    source, scout = LmdbCrops(reader), readers.first_look()
-    readings = read_crops(models, source, candidates, accelerator, "read", fusion, parts=parts, scout=scout)
+    looks = {"scout": readers.first_look(), "sure": readers.sure}
+    readings = read_crops(models, LmdbCrops(reader), candidates, accelerator, "read", fusion, parts=parts, **looks)
     return predictions_frame(reader.keys(), readings).assign(label=reader.texts())
 
 

@@ -35,7 +35,7 @@ class ModelSettings:
     With ``fixed_width`` every crop, whatever its ratio, is squeezed to ``short_side`` x ``fixed_width``. Pixels are
     brought to zero mean and unit spread by ``crop``, or from 0..255 to -1..1 (``fixed``). Without ``stem_pool`` a
     ResNet halves its map once less at the start and once more later: finer strokes, dearer. ``glance`` is a smaller
-    short side (0: none) at which a model alone looks at every crop first, and at full size, too, where it is not sure.
+    short side (0: none) at which a model alone looks at crops first, and at full size, too, where it is not sure.
     ``backbone`` is a timm name or one of Clova AI's: clova_vgg, clova_rcnn, clova_resnet, whose sequence models are
     ``clova_bilstm`` and ``identity`` and whose attention is ``lstm_attention``.
     """

@@ -619,15 +619,20 @@ def reading_parts(
     rows: Sequence[int],
     settings: Settings,
     learnt: Sequence[str],
+    sure: float = SURE,
 ) -> Parts:
     """Return where the readings of ``rows`` are kept meanwhile; ``learnt`` are the labels of a language model."""
     keys = reader.keys()
     crops = {"store": _identity(reader), "rows": hash_of(keys[row] for row in rows)}
-    return Parts.of(folder, crops | reading_facts(checkpoints, views, settings, learnt))
+    return Parts.of(folder, crops | reading_facts(checkpoints, views, settings, learnt, sure))
 
 
 def reading_facts(
-    checkpoints: Sequence[Sequence[Path]], views: Sequence[str], settings: Settings, learnt: Sequence[str]
+    checkpoints: Sequence[Sequence[Path]],
+    views: Sequence[str],
+    settings: Settings,
+    learnt: Sequence[str],
+    sure: float = SURE,
 ) -> dict[str, Any]:
     """Return what decides readings, whatever the crops; ``learnt`` is what a language model was made from."""
     return {
@@ -639,7 +644,7 @@ def reading_facts(
         "device": pick_device(),
         "threads": torch.get_num_threads(),  # sums are rounded otherwise by another number of them
         "chunk": CHUNK,
-        "sure": SURE,
+        "sure": sure,
     }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -310,8 +311,14 @@ class _Handle:
 _open_handles: weakref.WeakValueDictionary[tuple[int, int], _Handle] = weakref.WeakValueDictionary()
 
 
+#: Crops are decoded in several threads, and LMDB opens a file once in a process.
+_opening = threading.Lock()
+
+
 def _forget_inherited() -> None:
     """Close in a forked child what its parent had opened, so that the child can open it itself."""
+    global _opening
+    _opening = threading.Lock()  # another thread of the parent may have held it
     for handle in list(_open_handles.values()):
         handle.environment.close()
     _open_handles.clear()
@@ -357,10 +364,11 @@ def _open_shared(path: Path) -> _Handle:
     status = file.stat()
     # Windows gives no inode before Python 3.12 in some file systems; the path's hash stands in.
     identity = (status.st_dev, status.st_ino or hash(file.resolve()))
-    handle = _open_handles.get(identity)
-    if handle is None:
-        handle = _open_handles[identity] = _Handle(_open_read_only(path, status.st_size))
-    return handle
+    with _opening:
+        handle = _open_handles.get(identity)
+        if handle is None:
+            handle = _open_handles[identity] = _Handle(_open_read_only(path, status.st_size))
+        return handle
 
 
 def _open_read_only(path: Path, size: int) -> lmdb.Environment:

@@ -307,7 +307,7 @@ def _read_in_looks(looks: Sequence[Look], crops: list[Crop], sure: float, accele
     left, taken = list(range(len(crops))), []
     for look in looks[:-1]:
         latest = _look(look, [crops[place] for place in left], accelerator)
-        doubtful = [i for i in range(len(left)) if not math.exp(latest.found[i][0][1]) >= sure]  # NaN never is
+        doubtful = [i for i in range(len(left)) if not _is_sure(latest.found[i][0][1], sure)]
         found |= {left[i]: _alone(*latest.found[i][0]) for i in set(range(len(left))).difference(doubtful)}
         taken = [looked.of(doubtful) for looked in (latest, *taken)]
         left = [left[i] for i in doubtful]
@@ -316,6 +316,11 @@ def _read_in_looks(looks: Sequence[Look], crops: list[Crop], sure: float, accele
         models, seen, lists = zip(*[(looked.model, looked.seen, looked.found) for looked in taken], strict=True)
         found |= zip(left, _joined(models, seen, lists, len(left)), strict=True)
     return [found[place] for place in range(len(crops))]
+
+
+def _is_sure(log_probability: float, sure: float) -> bool:
+    """Tell whether a string may stand; one of no numbers (NaN) or that cannot be, never."""
+    return math.isfinite(log_probability) and math.exp(log_probability) >= sure
 
 
 def _alone(text: str, value: float) -> Reading:

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -59,7 +60,12 @@ def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> N
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if child is norm:
-                setattr(parent, name, nn.Identity())
+                setattr(parent, name, _after_norm(norm))
+
+
+def _after_norm(norm: nn.BatchNorm2d) -> nn.Module:
+    """Return what is left of a norm that is folded: timm's may have an activation inside."""
+    return nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
 
 
 def _norms_after(network: nn.Module, probe: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -67,7 +73,7 @@ def _norms_after(network: nn.Module, probe: Tensor) -> list[tuple[nn.Conv2d, nn.
     # Tensors are kept, so that none gets the id of one that is gone.
     outputs: list[tuple[Tensor, nn.Conv2d]] = []
     inputs: list[tuple[Tensor, nn.BatchNorm2d]] = []
-    # Exact types: a norm with an activation inside, and convolutions of other kinds, do more than the product.
+    # Exact types: convolutions and norms of other kinds do more than their product.
     hooks = [
         module.register_forward_hook(lambda m, given, made: outputs.append((made, m)))
         for module in network.modules()
@@ -76,7 +82,7 @@ def _norms_after(network: nn.Module, probe: Tensor) -> list[tuple[nn.Conv2d, nn.
     hooks += [
         module.register_forward_pre_hook(lambda m, given: inputs.append((given[0], m)))
         for module in network.modules()
-        if type(module) is nn.BatchNorm2d
+        if type(module) in (nn.BatchNorm2d, BatchNormAct2d)
     ]
     network(probe)
     for hook in hooks:
