@@ -16,7 +16,7 @@ from hangul_ocr.hangul import HangulOcrError
 
 NUMBER_TYPES = ("auto", "float32", "bfloat16", "float16")
 #: A first, cheap look at a crop decides where its string has at least this probability (benchmarks/LOG.md).
-SURE = 0.9
+SURE = 0.8
 
 
 #: Clova AI's extractors and how many time steps each gives for a long side in pixels.

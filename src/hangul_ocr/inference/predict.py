@@ -192,20 +192,20 @@ def read_crops(
 
     ``views`` names for each model the view that it sees (default: all the crop as it is). With ``parts``, readings that
     are there are taken from there, and new ones kept there. A model alone, asked for one string, looks at its full size
-    only where cheaper looks, by ``scout`` and at its own ``glance``, gave no string a probability of ``sure``; then all
-    of them count as members.
+    only where a cheaper look, by ``scout`` or at its own ``glance``, gave no string a probability of ``sure``; then
+    both count as members.
     """
     accelerator = accelerator or make_accelerator()
     models = [model.to(accelerator.device).eval() for model in models]
     readers = list(zip(models, views or [PLAIN] * len(models), strict=True))
-    looks = _looks(readers, scout and scout.to(accelerator.device).eval(), candidates, fusion)
+    first = _first_look(readers, scout and scout.to(accelerator.device).eval(), candidates, fusion)
     spans = _spans(source)
     found = {i: readings for i, span in enumerate(spans) if parts and (readings := parts.load(i, len(span)))}
     missing = [i for i in range(len(spans)) if i not in found]
     with tqdm(total=len(source), desc=progress, mininterval=1) as bar, fused(models, fusion):
         bar.update(sum(map(len, found.values())))
         for i, crops in zip(missing, _chunks(source, [spans[i] for i in missing]), strict=True):
-            found[i] = _read_chunk(readers, crops, candidates, looks, sure, accelerator)
+            found[i] = _read_chunk(readers, crops, candidates, first, sure, accelerator)
             if parts:
                 parts.save(i, found[i])
             bar.update(len(crops))
@@ -252,13 +252,14 @@ def _read_chunk(
     readers: Sequence[Reader],
     crops: list[Crop],
     candidates: int,
-    looks: Sequence[Look],
+    first: Look | None,
     sure: float,
     accelerator: Accelerator,
 ) -> list[Reading]:
-    """Return a reading for each crop: by looks that follow each other if there are several, else by all models."""
-    if len(looks) > 1:
-        return _read_in_looks(looks, crops, sure, accelerator)
+    """Return a reading for each crop: in two looks if there is a first one, else by all models that see everything."""
+    if first:
+        model = readers[0][0]
+        return _read_in_two_looks(first, (model, model.settings), crops, sure, accelerator)
     batches = _batches(readers, crops)
     models = [model for model, _ in readers]
     seen = [_features(model, batches[_input_kind(model, name)], accelerator) for model, name in readers]
@@ -267,64 +268,48 @@ def _read_chunk(
         return _joined(models, seen, lists, len(crops))
 
 
-def _looks(readers: Sequence[Reader], scout: Recognizer | None, candidates: int, fusion: Fusion | None) -> list[Look]:
-    """Return the looks that follow each other until one is sure, the cheapest first; the last is the model's own.
+def _first_look(
+    readers: Sequence[Reader], scout: Recognizer | None, candidates: int, fusion: Fusion | None
+) -> Look | None:
+    """Return who looks first, ``scout`` or the model at its smaller size; None where all see everything.
 
-    There are others only where one model is asked for one string, and nothing else weighs in on it.
+    A first look may decide only where one model is asked for one string, and nothing else weighs in on it.
     """
     (model, name), several = readers[0], len(readers) > 1
     if several or name != PLAIN or fusion is not None or candidates > 1 or model.settings.joint_share:
-        return [(model, model.settings)]
-    first = [(scout, scout.settings)] if scout else []
-    glance = [(model, model.settings.glancing)] if model.settings.glance else []
-    return [*first, *glance, (model, model.settings)]
+        return None
+    if scout:
+        return scout, scout.settings
+    return (model, model.settings.glancing) if model.settings.glance else None
 
 
-@dataclass(frozen=True)
-class _Looked:
-    """What a look at some crops gave: the features, and the greedy string of each."""
+def _read_in_two_looks(
+    first: Look, close: Look, crops: Sequence[Crop], sure: float, accelerator: Accelerator
+) -> list[Reading]:
+    """Return a reading for each crop: that of the first look where it is ``sure``, or of both looks together."""
+    seen, strings = _look(first, crops, accelerator)
+    found = {place: Reading([text], np.array([[value]]), [text]) for place, [(text, value)] in strings.items()}
+    doubtful = [place for place in range(len(crops)) if not _is_sure(strings[place][0][1], sure)]
+    seen_closely, close_strings = _look(close, [crops[place] for place in doubtful], accelerator)
+    lists = [close_strings, {i: strings[place] for i, place in enumerate(doubtful)}]
+    models, features = [close[0], first[0]], [seen_closely, _only(seen, doubtful)]
+    with accelerator.autocast():
+        found |= zip(doubtful, _joined(models, features, lists, len(doubtful)), strict=True)
+    return [found[place] for place in range(len(crops))]
 
-    model: Recognizer
-    seen: Seen
-    found: Found
 
-    def of(self, places: Sequence[int]) -> _Looked:
-        """Return what it gave for these crops alone, numbered in their order."""
-        return _Looked(self.model, _only(self.seen, places), {i: self.found[place] for i, place in enumerate(places)})
-
-
-def _look(look: Look, crops: Sequence[Crop], accelerator: Accelerator) -> _Looked:
+def _look(look: Look, crops: Sequence[Crop], accelerator: Accelerator) -> tuple[Seen, Found]:
+    """Return what a look gives: features, and the greedy string of each crop, by its place among ``crops``."""
     model, settings = look
     numbered = [replace(crop, key=str(i)) for i, crop in enumerate(crops)]
     seen = _features(model, _split(make_groups(numbered, settings, model.alphabet)), accelerator)
     with accelerator.autocast():
-        return _Looked(model, seen, _greedy(model, seen))
-
-
-def _read_in_looks(looks: Sequence[Look], crops: list[Crop], sure: float, accelerator: Accelerator) -> list[Reading]:
-    """Return a reading for each crop: that of the first look that gives it ``sure``, or of all looks together."""
-    found: dict[int, Reading] = {}
-    left, taken = list(range(len(crops))), []
-    for look in looks[:-1]:
-        latest = _look(look, [crops[place] for place in left], accelerator)
-        doubtful = [i for i in range(len(left)) if not _is_sure(latest.found[i][0][1], sure)]
-        found |= {left[i]: _alone(*latest.found[i][0]) for i in set(range(len(left))).difference(doubtful)}
-        taken = [looked.of(doubtful) for looked in (latest, *taken)]
-        left = [left[i] for i in doubtful]
-    taken = [_look(looks[-1], [crops[place] for place in left], accelerator), *taken]
-    with accelerator.autocast():
-        models, seen, lists = zip(*[(looked.model, looked.seen, looked.found) for looked in taken], strict=True)
-        found |= zip(left, _joined(models, seen, lists, len(left)), strict=True)
-    return [found[place] for place in range(len(crops))]
+        return seen, _greedy(model, seen)
 
 
 def _is_sure(log_probability: float, sure: float) -> bool:
     """Tell whether a string may stand; one of no numbers (NaN) or that cannot be, never."""
     return math.isfinite(log_probability) and math.exp(log_probability) >= sure
-
-
-def _alone(text: str, value: float) -> Reading:
-    return Reading([text], np.array([[value]]), [text])
 
 
 def _greedy(model: Recognizer, seen: Seen) -> Found:
