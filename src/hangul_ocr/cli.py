@@ -769,8 +769,8 @@ def _add_predict(commands: Any) -> None:
     parser.add_argument("--n-best-count", type=_count, metavar="N", help=text)
     text = (
         "how sure a first, cheap look must be of an image's string, from 0 to 1, to spare it the close one (default "
-        f"{SURE}); 0 leaves all to the first: fastest, with more errors. Only where one model gives one string for each "
-        "image, not with --n-best"
+        f"{SURE}); 0 leaves all to the first: fastest, with more errors. Only where one model gives one string for "
+        "each image, not with --n-best"
     )
     parser.add_argument("--sure", type=_probability, default=SURE, metavar="P", help=text)
 
