@@ -47,6 +47,20 @@ def test_a_benchmark_is_read_scored_and_cut_by_its_tags(store, tmp_path):
     assert not (found.predictions.parent / "parts").exists()
 
 
+def test_how_sure_a_first_look_must_be_reaches_the_readings(store, tmp_path, monkeypatch):
+    workspace, counts, read = workspace_in(tmp_path), [], labelled.read_crops
+
+    def counted(*arguments, **more):
+        readings = read(*arguments, **more)
+        counts.append({len(reading.own) for reading in readings})
+        return readings
+
+    monkeypatch.setattr(labelled, "read_crops", counted)
+    for sure in (0.0, 1.0):
+        read_labelled(workspace, store, find_readers(workspace, "", sure), tmp_path / f"{sure}")
+    assert counts == [{1}, {2}]
+
+
 def test_reading_goes_on_where_it_was_stopped(store, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "CHUNK", 5)
     workspace, read = workspace_in(tmp_path), predict._read_chunk
