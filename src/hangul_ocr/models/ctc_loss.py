@@ -51,12 +51,14 @@ class _TrainingLosses(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, columns: Tensor, symbols: Tensor, lengths: Tensor, fits: Tensor, frames: Tensor
     ) -> tuple[Tensor, Tensor]:
-        grid = logits.log_softmax(-1)
+        grid = logits.softmax(-1)
+        # The likeliest class has 1 / classes at the least, so its logarithm is exact where others would underflow.
+        normaliser = (logits.amax(-1) - grid.amax(-1).log()).unsqueeze(-1)
         index = columns.unsqueeze(1).expand(-1, grid.shape[1], -1)
-        losses, explained = _on_columns(grid.gather(-1, index), symbols, lengths, fits)
+        losses, explained = _on_columns(logits.gather(-1, index) - normaliser, symbols, lengths, fits)
         known = frames != UNKNOWN_CLASS
         share = known / known.sum(1, keepdim=True).clamp(min=1)
-        picked = grid.gather(-1, frames.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        picked = (logits.gather(-1, frames.clamp(min=0).unsqueeze(-1)) - normaliser).squeeze(-1)
         ctx.save_for_backward(grid, index, explained, fits, frames, share)
         return losses, -(picked * share).sum(1)
 
@@ -65,7 +67,7 @@ class _TrainingLosses(torch.autograd.Function):
         grid, index, explained, fits, frames, share = ctx.saved_tensors
         label_weight = (of_label * fits)[:, None, None]
         frame_weight = (of_frames[:, None] * share).unsqueeze(-1)
-        gradient = grid.exp().mul_(label_weight + frame_weight)
+        gradient = grid.mul_(label_weight + frame_weight)  # in place: autograd refuses to come here twice
         gradient.scatter_add_(-1, index, -explained * label_weight)
         gradient.scatter_add_(-1, frames.clamp(min=0).unsqueeze(-1), -frame_weight)
         return gradient, None, None, None, None, None
