@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hangul_ocr.hangul import Alphabet
+from hangul_ocr.models import ctc
 from hangul_ocr.models.ctc import NEGLIGIBLE, CTCDecoder, collapse, ctc_losses, prefix_beam, prefix_beams
 from hangul_ocr.models.language import CharacterNgram, Fusion, Lexicon
 from hangul_ocr.settings import LossWeights
@@ -188,6 +189,17 @@ def test_greedy_tells_the_string_s_probability_and_not_its_path_s(grid):
     [(string, probability)] = CTCDecoder(nn.Identity()).greedy(grid[None])
     assert string == collapse(grid.argmax(-1).tolist())
     assert probability == pytest.approx(math.log(brute_force(grid.numpy())[tuple(string)]), abs=1e-4)
+
+
+@pytest.mark.parametrize("steps_at_once", [1, 24, 30, 1000])
+def test_strings_are_the_same_in_however_many_parts_they_are_read(steps_at_once, monkeypatch):
+    torch.manual_seed(4)
+    grids = torch.randn(7, 12, 20).mul(4).log_softmax(-1)
+    decoder = CTCDecoder(nn.Identity())
+    whole = decoder.greedy(grids), decoder.candidates(grids, 1)
+    monkeypatch.setattr(ctc, "STEPS_AT_ONCE", steps_at_once)
+    assert (decoder.greedy(grids), decoder.candidates(grids, 1)) == whole
+    assert decoder.greedy(grids[:0]) == decoder.candidates(grids[:0], 1) == []
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,6 +1,8 @@
 import copy
 import json
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,7 @@ from hangul_ocr.hangul import Alphabet, HangulOcrError
 from hangul_ocr.inference.decoding import LANGUAGE, fused, load_fusion, make_fusion
 from hangul_ocr.inference.ensemble import Reading, combine, most_confident, vote, with_stand_ins
 from hangul_ocr.inference.predict import predictions_frame, read_crops, save_candidates
+from hangul_ocr.inference.threads import in_threads
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import DecodingSettings, ModelSettings
 from hangul_ocr.workspace import make_accelerator
@@ -100,6 +103,46 @@ def test_readings_come_in_the_sources_order_and_twice_the_same(models):
         assert alone.own == together[index].own == again[index].own
         assert np.allclose(alone.scores, together[index].scores, atol=1e-3)
         assert np.array_equal(together[index].scores, again[index].scores)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_crops_read_at_once_are_read_as_each_alone_whichever_way_their_text_runs(models):
+    crops = [Noise().crop(index, None) for index in range(23)]
+    assert {crop.tall for crop in crops} == {True, False}
+    accelerator = make_accelerator("float32")
+    for candidates in (1, 2):
+        together = read_crops(models[:1], Noise(), candidates, accelerator)
+        alone = [read_crops(models[:1], _Only(index), candidates, accelerator)[0] for index in range(23)]
+        assert [reading.own for reading in together] == [reading.own for reading in alone]
+        assert all(np.allclose(a.scores, b.scores, atol=1e-3) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_work_in_threads_keeps_its_order_and_gives_pytorch_its_threads_back():
+    both_here = threading.Barrier(2, timeout=60)
+
+    def work(piece):
+        both_here.wait()
+        return piece, torch.get_num_threads()
+
+    assert in_threads(work, "가나다라", torch.device("cpu")) == [(piece, 1) for piece in "가나다라"]
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == 2
+
+
+def test_an_error_in_a_thread_is_the_caller_s(two_threads):
+    with pytest.raises(ZeroDivisionError):
+        in_threads(lambda piece: 1 / piece, [1, 0, 2], torch.device("cpu"))
+    assert torch.get_num_threads() == 2
 
 
 @pytest.fixture

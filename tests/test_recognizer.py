@@ -262,3 +262,12 @@ def test_labels_that_a_decoder_cannot_write_whole_are_counted():
 def test_a_width_that_no_grid_fits_is_refused_by_its_name():
     with pytest.raises(HangulOcrError, match="fixed_width = 100: must be 0 or a multiple of 8"):
         replace(TINY, fixed_width=100)
+
+
+def test_pixels_are_normalised_by_each_crop_s_own_mean_and_spread():
+    model = Recognizer(TINY, Alphabet("가"))
+    pixels = torch.rand(3, 1, 8, 24) * 255
+    pixels[2] = 77.0
+    expected = (pixels - pixels.mean((1, 2, 3), keepdim=True)) / (pixels.std((1, 2, 3), keepdim=True) + 4)
+    assert torch.allclose(model._normalised(pixels), expected, atol=0.01)
+    assert model._normalised(pixels)[2].abs().max() == 0

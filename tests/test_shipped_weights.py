@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hangul_ocr.data.batches import batch_shape
+from hangul_ocr.data.batches import RATIOS, batch_shape
 from hangul_ocr.hangul import ASCII, HangulOcrError, ksx1001_syllables
 from hangul_ocr.inference.ensemble import combine
 from hangul_ocr.inference.predict import read_crops
@@ -94,6 +94,13 @@ def test_without_a_demand_the_small_one_reads_alone_and_with_it_the_large_one_he
     assert decided.count(1) > len(texts) / 2
     chosen = [combine(reading)[0] for reading in both]
     assert np.mean([a == b for a, b in zip(chosen, texts, strict=True)]) >= 0.8
+
+
+def test_a_batch_has_the_nearest_ratio_as_a_factor():
+    for ratio in np.geomspace(1.0, 30, 300):
+        size = round(1000 * ratio)
+        nearest = min(RATIOS, key=lambda r: abs(np.log(r / (size / 1000))))
+        assert batch_shape(size, 1000, ModelSettings()) == (32, int(32 * nearest))
 
 
 def test_a_stretch_draws_crops_out_along_their_text():

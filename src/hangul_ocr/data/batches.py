@@ -8,6 +8,8 @@ the same number of steps in every process.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -25,6 +27,8 @@ from hangul_ocr.settings import ModelSettings
 
 # The long side of a batch in short sides; finer where most words are.
 RATIOS = (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 16)
+# Where the nearest ratio changes: as far from one as from the next, as a factor.
+_BETWEEN = [math.sqrt(ratio * following) for ratio, following in pairwise(RATIOS)]
 STEPS_PER_BLOCK = 8
 # So many unreadable crops in a row mean that a whole store is damaged.
 TRIES = 20
@@ -56,7 +60,7 @@ def batch_shape(width: int, height: int, model: ModelSettings) -> tuple[int, int
         return short_side, model.fixed_width
     tall = height > TALL * width
     ratio = max(height, width) / min(height, width) if tall or width > height else 1.0
-    nearest = min(RATIOS, key=lambda r: abs(np.log(r / (ratio * model.stretch))))
+    nearest = RATIOS[bisect_left(_BETWEEN, ratio * model.stretch)]
     long_side = int(nearest * short_side)
     return (long_side, short_side) if tall else (short_side, long_side)
 
@@ -72,10 +76,24 @@ def resize(image: np.ndarray, shape: tuple[int, int], grey: bool) -> np.ndarray:
 
 def make_groups(crops: Sequence[Crop], model: ModelSettings, alphabet: Alphabet) -> list[Group]:
     """Sort crops by their nearest shape into groups."""
+    return [make_group(rows, model, alphabet) for rows in of_one_shape(crops, model)]
+
+
+def of_one_shape(crops: Sequence[Crop], model: ModelSettings, largest: int | None = None) -> list[list[Crop]]:
+    """Return ``crops`` by their nearest shape, wide ones in order of their width and then tall ones.
+
+    With ``largest`` no list is longer.
+    """
     by_shape: dict[tuple[int, int], list[Crop]] = {}
     for crop in crops:
         by_shape.setdefault(_shape_of(crop, model), []).append(crop)
-    return [_group(shape, rows, model, alphabet) for shape, rows in sorted(by_shape.items())]
+    lists = [rows for _, rows in sorted(by_shape.items())]
+    return [rows[i : i + (largest or len(rows))] for rows in lists for i in range(0, len(rows), largest or len(rows))]
+
+
+def make_group(crops: Sequence[Crop], model: ModelSettings, alphabet: Alphabet) -> Group:
+    """Return ``crops`` as one group, in the shape nearest to the first one's."""
+    return _group(_shape_of(crops[0], model), crops, model, alphabet)
 
 
 def _shape_of(crop: Crop, model: ModelSettings) -> tuple[int, int]:
@@ -98,7 +116,7 @@ def equal_area_parts(crops: Sequence[Crop], model: ModelSettings, parts: int) ->
     return [ordered[start:end] for start, end in pairwise([*cuts, len(ordered)])]
 
 
-def _group(shape: tuple[int, int], crops: list[Crop], model: ModelSettings, alphabet: Alphabet) -> Group:
+def _group(shape: tuple[int, int], crops: Sequence[Crop], model: ModelSettings, alphabet: Alphabet) -> Group:
     images = np.stack([resize(crop.image, shape, model.grey) for crop in crops])
     targets = [alphabet.encode(crop.text) for crop in crops]
     steps = model.time_steps(max(shape))

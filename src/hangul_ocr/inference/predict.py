@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,15 +17,16 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from hangul_ocr.data.batches import Group, make_groups, split_group
+from hangul_ocr.data.batches import Group, make_group, make_groups, of_one_shape
 from hangul_ocr.data.crops import Crop, CropSource, crop_or_none
 from hangul_ocr.data.dacon import ImageFiles
 from hangul_ocr.data.images import SUFFIXES, UnreadableImage, decode_image
 from hangul_ocr.data.tables import read_table
-from hangul_ocr.hangul import HangulOcrError, normalise
+from hangul_ocr.hangul import Alphabet, HangulOcrError, normalise
 from hangul_ocr.inference.decoding import fused
 from hangul_ocr.inference.ensemble import Reading, combine, finite_scores, with_stand_ins
 from hangul_ocr.inference.parts import Parts
+from hangul_ocr.inference.threads import in_threads
 from hangul_ocr.inference.views import PLAIN, SMALLER, view
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
@@ -234,8 +236,14 @@ def _chunks(source: CropSource, spans: Sequence[range]) -> Iterator[list[Crop]]:
 
 def _load(source: CropSource, span: range, decoders: ThreadPoolExecutor) -> list[Crop]:
     """Return the crops keyed by their place; one that cannot be read is blank, since each needs an answer."""
-    crops = decoders.map(lambda i: crop_or_none(source, i, np.random.default_rng(i)), span)
+    # A task for each image would cost as much as its decoding.
+    parts = decoders.map(lambda part: _decoded(source, part), (span[i : i + 16] for i in range(0, len(span), 16)))
+    crops = [crop for part in parts for crop in part]
     return [Crop(str(place), BLANK if crop is None else crop.image, "") for place, crop in enumerate(crops)]
+
+
+def _decoded(source: CropSource, part: range) -> list[Crop | None]:
+    return [crop_or_none(source, i, np.random.default_rng(i)) for i in part]
 
 
 #: A model and the name of the view that it sees.
@@ -244,6 +252,7 @@ Reader = tuple[Recognizer, str]
 Look = tuple[Recognizer, ModelSettings]
 #: For each batch: the places of its crops in the chunk, and the features that a model sees there.
 Seen = list[tuple[list[int], torch.Tensor]]
+Made = TypeVar("Made")
 #: A model's strings for each place, with their log probabilities, best first.
 Found = dict[int, list[tuple[str, float]]]
 
@@ -260,7 +269,7 @@ def _read_chunk(
     if first:
         model = readers[0][0]
         return _read_in_two_looks(first, (model, model.settings), crops, sure, accelerator)
-    batches = _batches(readers, crops)
+    batches = _batches(readers, crops, accelerator)
     models = [model for model, _ in readers]
     seen = [_features(model, batches[_input_kind(model, name)], accelerator) for model, name in readers]
     with accelerator.autocast():
@@ -302,21 +311,19 @@ def _look(look: Look, crops: Sequence[Crop], accelerator: Accelerator) -> tuple[
     """Return what a look gives: features, and the greedy string of each crop, by its place among ``crops``."""
     model, settings = look
     numbered = [replace(crop, key=str(i)) for i, crop in enumerate(crops)]
-    seen = _features(model, _split(make_groups(numbered, settings, model.alphabet)), accelerator)
-    with accelerator.autocast():
-        return seen, _greedy(model, seen)
+
+    def read(images: torch.Tensor) -> tuple[torch.Tensor, list[tuple[str, float]]]:
+        features = model.features(images)
+        return features, model.greedy_from(features)
+
+    seen = _each_group(read, _groups(numbered, settings, model.alphabet, accelerator), accelerator)
+    strings = {place: [pair] for places, (_, pairs) in seen for place, pair in zip(places, pairs, strict=True)}
+    return [(places, features) for places, (features, _) in seen], strings
 
 
 def _is_sure(log_probability: float, sure: float) -> bool:
     """Tell whether a string may stand; one of no numbers (NaN) or that cannot be, never."""
     return math.isfinite(log_probability) and math.exp(log_probability) >= sure
-
-
-def _greedy(model: Recognizer, seen: Seen) -> Found:
-    found: Found = {}
-    for places, features in seen:
-        found.update((place, [pair]) for place, pair in zip(places, model.greedy_from(features), strict=True))
-    return found
 
 
 def _only(seen: Seen, wanted: Sequence[int]) -> Seen:
@@ -335,18 +342,23 @@ def _joined(models: Sequence[Recognizer], seen: Sequence[Seen], lists: Sequence[
     return [Reading(unions[i], np.array([rows[i] for rows in scores]), own[i]) for i in range(count)]
 
 
-def _batches(readers: Sequence[Reader], crops: list[Crop]) -> dict[tuple, list[Group]]:
+def _batches(readers: Sequence[Reader], crops: list[Crop], accelerator: Accelerator) -> dict[tuple, list[Group]]:
     """Return the crops in batches of one shape for each kind of input: members may differ in theirs."""
     batches: dict[tuple, list[Group]] = {}
     for model, name in readers:
         if _input_kind(model, name) not in batches:
-            groups = make_groups([view(crop, name) for crop in crops], _input_settings(model, name), model.alphabet)
-            batches[_input_kind(model, name)] = _split(groups)
+            seen = [view(crop, name) for crop in crops]
+            groups = _groups(seen, _input_settings(model, name), model.alphabet, accelerator)
+            batches[_input_kind(model, name)] = groups
     return batches
 
 
-def _split(groups: Sequence[Group]) -> list[Group]:
-    return [part for group in groups for part in split_group(group, LARGEST_BATCH)]
+def _groups(
+    crops: Sequence[Crop], settings: ModelSettings, alphabet: Alphabet, accelerator: Accelerator
+) -> list[Group]:
+    """Return ``crops`` in batches of one shape."""
+    batches = of_one_shape(crops, settings, LARGEST_BATCH)
+    return in_threads(lambda batch: make_group(batch, settings, alphabet), batches, accelerator.device)
 
 
 def _input_settings(model: Recognizer, name: str) -> ModelSettings:
@@ -359,10 +371,26 @@ def _input_kind(model: Recognizer, name: str) -> tuple:
     return name, settings.short_side, settings.stretch, settings.fixed_width, settings.grey
 
 
-@torch.inference_mode()
 def _features(model: Recognizer, batches: list[Group], accelerator: Accelerator) -> Seen:
-    with accelerator.autocast():
-        return [(list(map(int, group.keys)), model.features(group.images.to(accelerator.device))) for group in batches]
+    return _each_group(model.features, batches, accelerator)
+
+
+def _each_group(
+    read: Callable[[torch.Tensor], Made], groups: Sequence[Group], accelerator: Accelerator
+) -> list[tuple[list[int], Made]]:
+    """Return for each of the ``groups`` the places of its crops, and what ``read`` makes of its images."""
+
+    @torch.inference_mode()
+    def work(group: Group) -> tuple[list[int], Made]:
+        with accelerator.autocast():
+            return list(map(int, group.keys)), read(group.images.to(accelerator.device))
+
+    # The largest first, lest one thread read it while the others have nothing left.
+    ordered = sorted(groups, key=lambda group: -group.images.numel())
+    tall = [group.images.shape[1] > group.images.shape[2] for group in ordered]
+    # A network that turns its strides for text that runs down cannot read both kinds at once.
+    alike = [[group for group, is_tall in zip(ordered, tall, strict=True) if is_tall == kind] for kind in (False, True)]
+    return [found for batch in alike for found in in_threads(work, batch, accelerator.device)]
 
 
 def _candidates(model: Recognizer, seen: Seen, count: int) -> Found:
