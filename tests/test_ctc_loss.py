@@ -66,3 +66,20 @@ def test_gradients_agree_with_finite_differences_at_a_confident_grid():
     ahead = sum(x.item() for x in training_losses(logits.detach() + step, [[1, 2]], frames))
     behind = sum(x.item() for x in training_losses(logits.detach() - step, [[1, 2]], frames))
     assert logits.grad[0, 3, 4].item() == pytest.approx((ahead - behind) / 2e-2, abs=1e-4)
+
+
+@pytest.mark.parametrize("offset", [-1e4, 1e3, 1e4])
+def test_a_shift_of_all_logits_changes_nothing(offset):
+    logits = torch.randint(-64, 64, (2, 9, 30)) / 16  # sixteenths stay exact at ten thousand
+    frames = torch.tensor([[1] * 9, [UNKNOWN_CLASS] * 9])
+    expected = training_losses(logits, [[1, 2], [3]], frames)
+    for ours, theirs in zip(training_losses(logits + offset, [[1, 2], [3]], frames), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-6)
+
+
+def test_a_second_way_back_is_refused(grid):
+    logits, frames = grid
+    losses, _ = training_losses(logits.requires_grad_(), TARGETS, frames)
+    losses.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses.sum().backward()

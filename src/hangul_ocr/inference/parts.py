@@ -20,7 +20,7 @@ from hangul_ocr.workspace import atomic_write_text
 
 #: In the folder of what is being read; it goes when that is finished.
 PARTS = "parts"
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)

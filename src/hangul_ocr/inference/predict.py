@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,7 +25,7 @@ from hangul_ocr.hangul import Alphabet, HangulOcrError, normalise
 from hangul_ocr.inference.decoding import fused
 from hangul_ocr.inference.ensemble import Reading, combine, finite_scores, with_stand_ins
 from hangul_ocr.inference.parts import Parts
-from hangul_ocr.inference.threads import in_threads
+from hangul_ocr.inference.threads import Made, Piece, in_threads
 from hangul_ocr.inference.views import PLAIN, SMALLER, view
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
@@ -252,7 +251,6 @@ Reader = tuple[Recognizer, str]
 Look = tuple[Recognizer, ModelSettings]
 #: For each batch: the places of its crops in the chunk, and the features that a model sees there.
 Seen = list[tuple[list[int], torch.Tensor]]
-Made = TypeVar("Made")
 #: A model's strings for each place, with their log probabilities, best first.
 Found = dict[int, list[tuple[str, float]]]
 
@@ -311,14 +309,10 @@ def _look(look: Look, crops: Sequence[Crop], accelerator: Accelerator) -> tuple[
     """Return what a look gives: features, and the greedy string of each crop, by its place among ``crops``."""
     model, settings = look
     numbered = [replace(crop, key=str(i)) for i, crop in enumerate(crops)]
-
-    def read(images: torch.Tensor) -> tuple[torch.Tensor, list[tuple[str, float]]]:
-        features = model.features(images)
-        return features, model.greedy_from(features)
-
-    seen = _each_group(read, _groups(numbered, settings, model.alphabet, accelerator), accelerator)
-    strings = {place: [pair] for places, (_, pairs) in seen for place, pair in zip(places, pairs, strict=True)}
-    return [(places, features) for places, (features, _) in seen], strings
+    seen = _features(model, _groups(numbered, settings, model.alphabet, accelerator), accelerator)
+    found = _each(lambda batch: model.greedy_from(batch[1]), seen, accelerator)
+    strings = [zip(places, pairs, strict=True) for (places, _), pairs in zip(seen, found, strict=True)]
+    return seen, {place: [pair] for batch in strings for place, pair in batch}
 
 
 def _is_sure(log_probability: float, sure: float) -> bool:
@@ -356,9 +350,10 @@ def _batches(readers: Sequence[Reader], crops: list[Crop], accelerator: Accelera
 def _groups(
     crops: Sequence[Crop], settings: ModelSettings, alphabet: Alphabet, accelerator: Accelerator
 ) -> list[Group]:
-    """Return ``crops`` in batches of one shape."""
-    batches = of_one_shape(crops, settings, LARGEST_BATCH)
-    return in_threads(lambda batch: make_group(batch, settings, alphabet), batches, accelerator.device)
+    """Return ``crops`` in batches of one shape, on a CPU enough of them for all threads."""
+    threads = torch.get_num_threads() if accelerator.device.type == "cpu" else 1
+    batches = of_one_shape(crops, settings, min(LARGEST_BATCH, max(16, math.ceil(len(crops) / threads))))
+    return in_threads(lambda batch: make_group(batch, settings, alphabet), batches, torch.device("cpu"))
 
 
 def _input_settings(model: Recognizer, name: str) -> ModelSettings:
@@ -371,26 +366,27 @@ def _input_kind(model: Recognizer, name: str) -> tuple:
     return name, settings.short_side, settings.stretch, settings.fixed_width, settings.grey
 
 
-def _features(model: Recognizer, batches: list[Group], accelerator: Accelerator) -> Seen:
-    return _each_group(model.features, batches, accelerator)
-
-
-def _each_group(
-    read: Callable[[torch.Tensor], Made], groups: Sequence[Group], accelerator: Accelerator
-) -> list[tuple[list[int], Made]]:
-    """Return for each of the ``groups`` the places of its crops, and what ``read`` makes of its images."""
-
-    @torch.inference_mode()
-    def work(group: Group) -> tuple[list[int], Made]:
-        with accelerator.autocast():
-            return list(map(int, group.keys)), read(group.images.to(accelerator.device))
+def _features(model: Recognizer, batches: Sequence[Group], accelerator: Accelerator) -> Seen:
+    def see(group: Group) -> tuple[list[int], torch.Tensor]:
+        return list(map(int, group.keys)), model.features(group.images.to(accelerator.device))
 
     # The largest first, lest one thread read it while the others have nothing left.
-    ordered = sorted(groups, key=lambda group: -group.images.numel())
+    ordered = sorted(batches, key=lambda group: -group.images.numel())
     tall = [group.images.shape[1] > group.images.shape[2] for group in ordered]
     # A network that turns its strides for text that runs down cannot read both kinds at once.
     alike = [[group for group, is_tall in zip(ordered, tall, strict=True) if is_tall == kind] for kind in (False, True)]
-    return [found for batch in alike for found in in_threads(work, batch, accelerator.device)]
+    return [seen for groups in alike for seen in _each(see, groups, accelerator)]
+
+
+def _each(read: Callable[[Piece], Made], pieces: Sequence[Piece], accelerator: Accelerator) -> list[Made]:
+    """Return what ``read`` makes of each piece, where nothing is learnt and numbers are as short as they may be."""
+
+    @torch.inference_mode()
+    def work(piece: Piece) -> Made:
+        with accelerator.autocast():
+            return read(piece)
+
+    return in_threads(work, pieces, accelerator.device)
 
 
 def _candidates(model: Recognizer, seen: Seen, count: int) -> Found:

@@ -1,4 +1,4 @@
-"""What CTC learns from, with one pass over the whole alphabet forward and one backward.
+"""What CTC learns from, with one pass of exponentials over the whole alphabet.
 
 With thousands of classes PyTorch's own chain (log-softmax, CTC over the full grid, gathers) passes over the grid
 (N, T, classes) again and again. But a label touches a handful of classes: CTC runs here on those columns alone, and the
@@ -52,13 +52,13 @@ class _TrainingLosses(torch.autograd.Function):
         ctx: Any, logits: Tensor, columns: Tensor, symbols: Tensor, lengths: Tensor, fits: Tensor, frames: Tensor
     ) -> tuple[Tensor, Tensor]:
         grid = logits.softmax(-1)
-        # The likeliest class has 1 / classes at the least, so its logarithm is exact where others would underflow.
-        normaliser = (logits.amax(-1) - grid.amax(-1).log()).unsqueeze(-1)
+        # From the likeliest class, whose probability cannot underflow; subtracted first, for large logits are rounded.
+        peak, log_peak = logits.amax(-1, keepdim=True), grid.amax(-1, keepdim=True).log()
         index = columns.unsqueeze(1).expand(-1, grid.shape[1], -1)
-        losses, explained = _on_columns(logits.gather(-1, index) - normaliser, symbols, lengths, fits)
+        losses, explained = _on_columns(logits.gather(-1, index) - peak + log_peak, symbols, lengths, fits)
         known = frames != UNKNOWN_CLASS
         share = known / known.sum(1, keepdim=True).clamp(min=1)
-        picked = (logits.gather(-1, frames.clamp(min=0).unsqueeze(-1)) - normaliser).squeeze(-1)
+        picked = (logits.gather(-1, frames.clamp(min=0).unsqueeze(-1)) - peak + log_peak).squeeze(-1)
         ctx.save_for_backward(grid, index, explained, fits, frames, share)
         return losses, -(picked * share).sum(1)
 

@@ -59,10 +59,10 @@ class Recognizer(nn.Module):
     def _normalised(self, pixels: Tensor) -> Tensor:
         if self.settings.normalisation == "fixed":
             return pixels / 127.5 - 1
-        # In two passes: PyTorch's std_mean takes several times as long on a CPU.
+        # Step by step: PyTorch's std_mean takes several times as long on a CPU.
         centred = pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)
-        spread = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        return centred / (spread + 4.0)
+        variance = centred.square().sum(dim=(1, 2, 3), keepdim=True) / max(1, centred[0].numel() - 1)
+        return centred / (variance.sqrt() + 4.0)
 
     def forward(
         self, images: Tensor, targets: Sequence[Sequence[int]], frames: Tensor, weights: LossWeights = PLAIN_LOSS
