@@ -403,8 +403,23 @@ def atomic_write_json(path: Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 
 
+# Names of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
 def return_free_memory() -> None:
     """Give the heap's unused pages back to the system where the C library is glibc; elsewhere do nothing."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def keep_free_memory(most: int = 256 << 20) -> None:
+    """Let the heap keep up to ``most`` bytes that are free at its end, where the C library is glibc; elsewhere nothing.
+
+    Otherwise the tensors of each batch go back to the system, and those of the next come from it page by page.
+    """
+    option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if option is not None:
+        option(_M_TRIM_THRESHOLD, most)
+        option(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes

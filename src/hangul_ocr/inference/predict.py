@@ -30,7 +30,7 @@ from hangul_ocr.inference.views import PLAIN, SMALLER, view
 from hangul_ocr.models.language import Fusion
 from hangul_ocr.models.recognizer import Recognizer
 from hangul_ocr.settings import SURE, ModelSettings
-from hangul_ocr.workspace import atomic_write_text, cpu_count, make_accelerator
+from hangul_ocr.workspace import atomic_write_text, cpu_count, keep_free_memory, make_accelerator
 
 BLANK = np.full((32, 32, 3), 127, np.uint8)
 CHUNK = 512
@@ -197,6 +197,7 @@ def read_crops(
     both count as members.
     """
     accelerator = accelerator or make_accelerator()
+    keep_free_memory()
     models = [model.to(accelerator.device).eval() for model in models]
     readers = list(zip(models, views or [PLAIN] * len(models), strict=True))
     first = _first_look(readers, scout and scout.to(accelerator.device).eval(), candidates, fusion)
