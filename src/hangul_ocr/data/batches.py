@@ -87,8 +87,8 @@ def of_one_shape(crops: Sequence[Crop], model: ModelSettings, largest: int | Non
     by_shape: dict[tuple[int, int], list[Crop]] = {}
     for crop in crops:
         by_shape.setdefault(_shape_of(crop, model), []).append(crop)
-    lists = [rows for _, rows in sorted(by_shape.items())]
-    return [rows[i : i + (largest or len(rows))] for rows in lists for i in range(0, len(rows), largest or len(rows))]
+    step = largest or len(crops)
+    return [rows[i : i + step] for _, rows in sorted(by_shape.items()) for i in range(0, len(rows), step)]
 
 
 def make_group(crops: Sequence[Crop], model: ModelSettings, alphabet: Alphabet) -> Group:

@@ -373,10 +373,15 @@ def _features(model: Recognizer, batches: Sequence[Group], accelerator: Accelera
 
     # The largest first, lest one thread read it while the others have nothing left.
     ordered = sorted(batches, key=lambda group: -group.images.numel())
-    tall = [group.images.shape[1] > group.images.shape[2] for group in ordered]
-    # A network that turns its strides for text that runs down cannot read both kinds at once.
-    alike = [[group for group, is_tall in zip(ordered, tall, strict=True) if is_tall == kind] for kind in (False, True)]
-    return [seen for groups in alike for seen in _each(see, groups, accelerator)]
+    wide = [group for group in ordered if not _is_tall(group)]
+    tall = [group for group in ordered if _is_tall(group)]
+    # One kind after the other: a network that turns its strides for text that runs down cannot read both at once.
+    return _each(see, wide, accelerator) + _each(see, tall, accelerator)
+
+
+def _is_tall(group: Group) -> bool:
+    _, height, width, _ = group.images.shape
+    return height > width
 
 
 def _each(read: Callable[[Piece], Made], pieces: Sequence[Piece], accelerator: Accelerator) -> list[Made]:
