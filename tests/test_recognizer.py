@@ -192,6 +192,27 @@ def test_scores_agree_with_the_candidates_own(decoder):
     assert model.score(images, [["값"], ["가"]])[0] == [-math.inf]
 
 
+def test_a_crop_without_strings_is_not_scored(monkeypatch):
+    alphabet = Alphabet("가나다라마바사")
+    model = Recognizer(TINY, alphabet).eval()
+    images = torch.randint(0, 256, (4, 32, 96, 1), dtype=torch.uint8)
+    wanted = [[], ["가", "나다"], [], ["라"]]
+    alone = [model.score(images[i : i + 1], [texts])[0] for i, texts in enumerate(wanted)]
+    seen = []
+    score = model.decoder.score
+
+    def watched(features, *more):
+        seen.append(len(features))
+        return score(features, *more)
+
+    monkeypatch.setattr(model.decoder, "score", watched)
+    found = model.score(images, wanted)
+    assert [len(row) for row in found] == [0, 2, 0, 1]
+    assert [value for row in found for value in row] == pytest.approx([v for row in alone for v in row], abs=1e-3)
+    assert seen == [2]
+    assert model.score(images[:1], [[]]) == [[]]
+
+
 def test_a_hybrid_scores_by_both_decoders_where_asked():
     torch.manual_seed(0)
     alphabet = Alphabet("가나다 ")

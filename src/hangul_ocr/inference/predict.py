@@ -243,7 +243,8 @@ def _load(source: CropSource, span: range, decoders: ThreadPoolExecutor) -> list
 
 
 def _decoded(source: CropSource, part: range) -> list[Crop | None]:
-    return [crop_or_none(source, i, np.random.default_rng(i)) for i in part]
+    rng = np.random.default_rng(part.start)  # making one takes as long as decoding a small image
+    return [crop_or_none(source, i, rng) for i in part]
 
 
 #: A model and the name of the view that it sees.
@@ -273,7 +274,7 @@ def _read_chunk(
     seen = [_features(model, batches[_input_kind(model, name)], accelerator) for model, name in readers]
     with accelerator.autocast():
         lists = [_candidates(model, features, candidates) for model, features in zip(models, seen, strict=True)]
-        return _joined(models, seen, lists, len(crops))
+    return _joined(models, seen, lists, len(crops), accelerator)
 
 
 def _first_look(
@@ -301,8 +302,7 @@ def _read_in_two_looks(
     seen_closely, close_strings = _look(close, [crops[place] for place in doubtful], accelerator)
     lists = [close_strings, {i: strings[place] for i, place in enumerate(doubtful)}]
     models, features = [close[0], first[0]], [seen_closely, _only(seen, doubtful)]
-    with accelerator.autocast():
-        found |= zip(doubtful, _joined(models, features, lists, len(doubtful)), strict=True)
+    found |= zip(doubtful, _joined(models, features, lists, len(doubtful), accelerator), strict=True)
     return [found[place] for place in range(len(crops))]
 
 
@@ -310,10 +310,18 @@ def _look(look: Look, crops: Sequence[Crop], accelerator: Accelerator) -> tuple[
     """Return what a look gives: features, and the greedy string of each crop, by its place among ``crops``."""
     model, settings = look
     numbered = [replace(crop, key=str(i)) for i, crop in enumerate(crops)]
-    seen = _features(model, _groups(numbered, settings, model.alphabet, accelerator), accelerator)
-    found = _each(lambda batch: model.greedy_from(batch[1]), seen, accelerator)
-    strings = [zip(places, pairs, strict=True) for (places, _), pairs in zip(seen, found, strict=True)]
-    return seen, {place: [pair] for batch in strings for place, pair in batch}
+
+    def read(group: Group) -> tuple[list[int], torch.Tensor, list[tuple[str, float]]]:
+        features = model.features(group.images.to(accelerator.device))
+        return _places(group), features, model.greedy_from(features)
+
+    batches = _each_group(read, _groups(numbered, settings, model.alphabet, accelerator), accelerator)
+    found = {place: [pair] for places, _, pairs in batches for place, pair in zip(places, pairs, strict=True)}
+    return [(places, features) for places, features, _ in batches], found
+
+
+def _places(group: Group) -> list[int]:
+    return [int(key) for key in group.keys]
 
 
 def _is_sure(log_probability: float, sure: float) -> bool:
@@ -329,10 +337,12 @@ def _only(seen: Seen, wanted: Sequence[int]) -> Seen:
     return [([number[places[row]] for row in at], features[at]) for places, features, at in kept]
 
 
-def _joined(models: Sequence[Recognizer], seen: Sequence[Seen], lists: Sequence[Found], count: int) -> list[Reading]:
+def _joined(
+    models: Sequence[Recognizer], seen: Sequence[Seen], lists: Sequence[Found], count: int, accelerator: Accelerator
+) -> list[Reading]:
     """Return the readings of ``count`` crops: every model scores the union of what all found, their ``lists``."""
     unions = [_union([rows[i] for rows in lists]) for i in range(count)]
-    scores = [_scores(*member, unions) for member in zip(models, seen, lists, strict=True)]
+    scores = [_scores(*member, unions, accelerator) for member in zip(models, seen, lists, strict=True)]
     own = [[rows[i][0][0] for rows in lists] for i in range(count)]
     return [Reading(unions[i], np.array([rows[i] for rows in scores]), own[i]) for i in range(count)]
 
@@ -369,14 +379,19 @@ def _input_kind(model: Recognizer, name: str) -> tuple:
 
 def _features(model: Recognizer, batches: Sequence[Group], accelerator: Accelerator) -> Seen:
     def see(group: Group) -> tuple[list[int], torch.Tensor]:
-        return list(map(int, group.keys)), model.features(group.images.to(accelerator.device))
+        return _places(group), model.features(group.images.to(accelerator.device))
 
+    return _each_group(see, batches, accelerator)
+
+
+def _each_group(read: Callable[[Group], Made], batches: Sequence[Group], accelerator: Accelerator) -> list[Made]:
+    """Return what ``read``, which runs one network, makes of each batch, in an order of its own."""
     # The largest first, lest one thread read it while the others have nothing left.
     ordered = sorted(batches, key=lambda group: -group.images.numel())
     wide = [group for group in ordered if not _is_tall(group)]
     tall = [group for group in ordered if _is_tall(group)]
     # One kind after the other: a network that turns its strides for text that runs down cannot read both at once.
-    return _each(see, wide, accelerator) + _each(see, tall, accelerator)
+    return _each(read, wide, accelerator) + _each(read, tall, accelerator)
 
 
 def _is_tall(group: Group) -> bool:
@@ -404,16 +419,28 @@ def _candidates(model: Recognizer, seen: Seen, count: int) -> Found:
     return found
 
 
-def _scores(model: Recognizer, seen: Seen, own: Found, unions: list[list[str]]) -> dict[int, list[float]]:
+def _scores(
+    model: Recognizer, seen: Seen, own: Found, unions: list[list[str]], accelerator: Accelerator
+) -> dict[int, list[float]]:
     """Return ``model``'s log P of each string of ``unions``; of its ``own`` candidates it is known already."""
-    found: dict[int, list[float]] = {}
-    for places, features in seen:
-        known = [dict(own[place]) for place in places]
-        others = [[text for text in unions[place] if text not in row] for place, row in zip(places, known, strict=True)]
-        for place, row, texts, values in zip(places, known, others, model.score_from(features, others), strict=True):
-            row.update(zip(texts, values, strict=True))
-            found[place] = with_stand_ins(unions[place], [row[text] for text in unions[place]], model.alphabet)
-    return found
+
+    def read(batch: tuple[list[int], torch.Tensor]) -> dict[int, list[float]]:
+        places, features = batch
+        rows = _batch_scores(model, features, [own[place] for place in places], [unions[place] for place in places])
+        return dict(zip(places, rows, strict=True))
+
+    return {place: row for rows in _each(read, seen, accelerator) for place, row in rows.items()}
+
+
+def _batch_scores(
+    model: Recognizer, features: torch.Tensor, own: list[list[tuple[str, float]]], unions: list[list[str]]
+) -> list[list[float]]:
+    known = [dict(row) for row in own]
+    others = [[text for text in union if text not in row] for union, row in zip(unions, known, strict=True)]
+    for row, texts, values in zip(known, others, model.score_from(features, others), strict=True):
+        row.update(zip(texts, values, strict=True))
+    scores = [[row[text] for text in union] for union, row in zip(unions, known, strict=True)]
+    return [with_stand_ins(union, row, model.alphabet) for union, row in zip(unions, scores, strict=True)]
 
 
 def _union(rows: Sequence[list[tuple[str, float]]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
@@ -100,9 +101,9 @@ class Recognizer(nn.Module):
         scores: list[float] = []
         for start in range(0, len(rows), SCORED_TOGETHER):
             part = slice(start, start + SCORED_TOGETHER)
-            first, last = rows[part][0], rows[part][-1] + 1
-            places = [row - first for row in rows[part]]
-            scores += self.decoder.score(features[first:last], encoded[part], places).tolist()
+            asked = sorted(set(rows[part]))  # a crop without strings costs nothing
+            places = [bisect_left(asked, row) for row in rows[part]]
+            scores += self.decoder.score(features[asked], encoded[part], places).tolist()
         values = iter(float("-inf") if self.alphabet.missing(t) else s for t, s in zip(texts, scores, strict=True))
         return [[next(values) for _ in group] for group in strings]
 
