@@ -87,7 +87,8 @@ def _ours(variant: str, train: LmdbReader) -> Any:
     stage = replace(settings.pretraining, steps=10**6, seconds=None)
     model = Recognizer(settings.model, small_alphabet())
     source = LmdbCrops(train, None, 0.5)
-    blocks = TrainingBlocks(settings.model, small_alphabet(), stage.crops_per_step, 0, real=source)
+    more = {"real": source, "glance_share": stage.glance_share}
+    blocks = TrainingBlocks(settings.model, small_alphabet(), stage.crops_per_step, 0, **more)
     with tempfile.TemporaryDirectory() as folder:
         training = Stage("", model, blocks, [], stage, Path(folder), make_accelerator(stage.number_type))
         for block in training._blocks():
