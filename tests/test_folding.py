@@ -95,6 +95,27 @@ def test_a_network_that_a_fold_would_change_stays_as_it_is():
         torch.testing.assert_close(ready.backbone(images), model.backbone(images))
 
 
+class _Deep(nn.Module):
+    """Holds kernels of five dimensions, as timm's lambda networks do: they have no order that puts channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat, self.deep = nn.Conv2d(1, 4, 3), nn.Conv3d(1, 4, (3, 3, 1))
+
+    def forward(self, images):
+        return (self.flat(images) + self.deep(images[..., None])[..., 0]).mean(2).transpose(1, 2)
+
+
+def test_flat_kernels_alone_are_put_in_the_order_of_the_crops():
+    model = _trained(SMALL)
+    model.backbone = _Deep()
+    images = torch.randn(2, 1, 32, 64)
+    ready = folded(model.eval())
+    assert ready.backbone.flat.weight.is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        torch.testing.assert_close(ready.backbone(images), model.backbone(images))
+
+
 @pytest.mark.parametrize("path", [shipped_weights(), shipped_scout()], ids=["large", "small"])
 def test_the_shipped_networks_fold_whole(path):
     assert _norms(load_for_reading(path)) == 0

@@ -243,7 +243,7 @@ def _load(source: CropSource, span: range, decoders: ThreadPoolExecutor) -> list
 
 
 def _decoded(source: CropSource, part: range) -> list[Crop | None]:
-    rng = np.random.default_rng(part.start)  # making one takes as long as decoding a small image
+    rng = np.random.default_rng(part.start)  # stored crops draw nothing from it, and one for each takes its time
     return [crop_or_none(source, i, rng) for i in part]
 
 
@@ -424,12 +424,12 @@ def _scores(
 ) -> dict[int, list[float]]:
     """Return ``model``'s log P of each string of ``unions``; of its ``own`` candidates it is known already."""
 
-    def read(batch: tuple[list[int], torch.Tensor]) -> dict[int, list[float]]:
+    def score(batch: tuple[list[int], torch.Tensor]) -> dict[int, list[float]]:
         places, features = batch
         rows = _batch_scores(model, features, [own[place] for place in places], [unions[place] for place in places])
         return dict(zip(places, rows, strict=True))
 
-    return {place: row for rows in _each(read, seen, accelerator) for place, row in rows.items()}
+    return {place: row for rows in _each(score, seen, accelerator) for place, row in rows.items()}
 
 
 def _batch_scores(

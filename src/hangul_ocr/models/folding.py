@@ -37,8 +37,10 @@ def folded(model: Recognizer) -> Recognizer:
         for name, child in module.named_children():
             if isinstance(child, CompositionalClassifier):
                 setattr(module, name, child.as_linear())
-    # In the order of the crops: oneDNN need not sort the kernels for each batch.
-    return ready.to(memory_format=torch.channels_last)
+    for module in ready.modules():
+        if isinstance(module, nn.Conv2d):  # in the order of the crops, or PyTorch copies each kernel for each batch
+            module.to(memory_format=torch.channels_last)
+    return ready
 
 
 @torch.no_grad()

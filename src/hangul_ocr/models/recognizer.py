@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +17,7 @@ from hangul_ocr.models.hybrid import HybridDecoder
 from hangul_ocr.models.rectifier import TPS
 from hangul_ocr.settings import CLOVA_STEPS, PLAIN_LOSS, LossWeights, ModelSettings
 
-SCORED_TOGETHER = 256  # strings; each costs time steps x classes of memory
+SCORED_TOGETHER = 64  # strings; in each thread that scores, each costs time steps x classes of memory
 
 
 class SequenceModel(nn.Module):
@@ -101,9 +100,9 @@ class Recognizer(nn.Module):
         scores: list[float] = []
         for start in range(0, len(rows), SCORED_TOGETHER):
             part = slice(start, start + SCORED_TOGETHER)
-            asked = sorted(set(rows[part]))  # a crop without strings costs nothing
-            places = [bisect_left(asked, row) for row in rows[part]]
-            scores += self.decoder.score(features[asked], encoded[part], places).tolist()
+            asked = {row: place for place, row in enumerate(dict.fromkeys(rows[part]))}  # not crops without strings
+            places = [asked[row] for row in rows[part]]
+            scores += self.decoder.score(features[list(asked)], encoded[part], places).tolist()
         values = iter(float("-inf") if self.alphabet.missing(t) else s for t, s in zip(texts, scores, strict=True))
         return [[next(values) for _ in group] for group in strings]
 
