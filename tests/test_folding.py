@@ -1,5 +1,6 @@
 """Networks made ready for reading: the same features in less work, whatever the backbone is built of."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -91,8 +92,9 @@ def test_a_network_that_a_fold_would_change_stays_as_it_is():
     images = torch.randn(2, 1, 32, 64)
     ready = folded(model.eval())
     assert _norms(ready) == 1
+    in_its_order = copy.deepcopy(model.backbone).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        torch.testing.assert_close(ready.backbone(images), model.backbone(images))
+        assert torch.equal(ready.backbone(images), in_its_order(images))
 
 
 class _Deep(nn.Module):
